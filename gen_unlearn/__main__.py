@@ -1,0 +1,5 @@
+"""Run the command line with ``python -m gen_unlearn``."""
+
+from gen_unlearn.cli import main
+
+main()

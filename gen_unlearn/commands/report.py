@@ -1,0 +1,130 @@
+"""Collect what a run's report shows, and write it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from gen_unlearn.atomic import write_text
+from gen_unlearn.commands.evaluate import find_deletion
+from gen_unlearn.commands.measures import Deletion, nearest_to_deleted
+from gen_unlearn.data import load_split
+from gen_unlearn.metrics.scorecard import Scorecard
+from gen_unlearn.report.page import DeletedView, GridRow, Neighbour, ReportContent, StateView, render_report
+from gen_unlearn.repro import ids_to_hex
+from gen_unlearn.runs import RunFolder
+from gen_unlearn.samples import SampleSet
+
+_COLUMNS = 10
+_DELETED_SHOWN = 24
+
+_CAPTIONS = {
+    "before": "the model as it was trained",
+    "after": "the same weights, after the deletion",
+    "oracle": "retrained from scratch without the deleted images",
+}
+
+
+def write_report(run: RunFolder, path: Path) -> None:
+    """Write the report of a run that was evaluated.
+
+    Raises:
+        ValueError: the run was not evaluated, or was changed since.
+    """
+    content = collect(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, render_report(content))
+
+
+def collect(run: RunFolder) -> ReportContent:
+    """Collect the content of a run's report from its scorecard, samples and receipts."""
+    if not run.scorecard_path.exists():
+        raise ValueError(f"{run.path} was not evaluated yet; run: gen-unlearn evaluate {run.path}")
+    card = Scorecard.from_file(run.scorecard_path)
+    if card.protocol["state"] != run.state_digest():
+        raise ValueError(f"{run.path} was changed after its evaluation; run: gen-unlearn evaluate {run.path}")
+    states = {
+        state: SampleSet.from_file(run.samples_path / name)
+        for state, name in card.samples.items()
+        if state in _CAPTIONS
+    }
+    receipts = tuple(run.receipts())
+    deletion = find_deletion(run, load_split(run.config.data).train)
+    return ReportContent(
+        title="Deletion from an image generator" if receipts else "An image generator",
+        summary=_summary(run, card),
+        states=tuple(_state_view(run, name, samples, deletion) for name, samples in states.items()),
+        deleted=_deleted_views(run, states, deletion) if receipts else (),
+        deleted_total=sum(receipt.removed for receipt in receipts),
+        scorecard=card,
+        receipts=receipts,
+        recipe_yaml=run.config.to_yaml(),
+        recipe_digest=run.manifest.recipe_digest,
+    )
+
+
+def _summary(run: RunFolder, card: Scorecard) -> tuple[tuple[str, str], ...]:
+    receipts = run.receipts()
+    facts = [("Model", f"{run.config.model.kind}, trained on {run.config.data.source}")]
+    if receipts:
+        removed = sum(receipt.removed for receipt in receipts)
+        classes = ", ".join(card.protocol["forgotten_classes"]) or "none whole"
+        facts += [
+            ("Deleted", f"{removed} images in {len(receipts)} requests; {receipts[-1].remaining} remain"),
+            ("Classes deleted", classes),
+            ("Time inside the process", f"{1000 * sum(receipt.seconds for receipt in receipts):.1f} ms"),
+            ("Level of the promise", receipts[-1].level),
+        ]
+    return tuple(facts)
+
+
+def _state_view(run: RunFolder, name: str, samples: SampleSet, deletion: Deletion) -> StateView:
+    rows = []
+    for label, class_name in enumerate(run.manifest.class_names):
+        images = samples.of_classes([label]).images[:_COLUMNS]
+        refused = "refused: no exemplar is left" if label in deletion.classes else "not sampled"
+        rows.append(GridRow(class_name, images, "") if len(images) else GridRow(class_name, None, refused))
+    if len(samples.null.images):
+        rows.append(GridRow("null token", samples.null.images[:_COLUMNS], "without exemplars"))
+    return StateView(name, _CAPTIONS[name], tuple(rows))
+
+
+def _deleted_views(
+    run: RunFolder, states: Mapping[str, SampleSet], deletion: Deletion
+) -> tuple[DeletedView, ...]:
+    """Show some deleted images beside the nearest generated ones, evenly over the deleted classes."""
+    if not len(deletion.images):
+        return ()
+    chosen = _spread_over_classes(deletion)
+    shown = deletion.images.select(chosen)
+    few = Deletion(deletion.classes, shown, deletion.retained)
+    found = {name: nearest_to_deleted(samples, few) for name, samples in states.items()}
+    pixels = shown.images[np.arange(len(shown))]
+    names = ids_to_hex(shown.ids)
+    return tuple(
+        DeletedView(
+            f"{run.manifest.class_names[shown.labels[row]]}, id {names[row][:8]}...",
+            pixels[row],
+            tuple(
+                Neighbour(
+                    name,
+                    states[name].images[nearest.forgotten_nearest[row]],
+                    float(nearest.forgotten_distance[row]),
+                )
+                for name, nearest in found.items()
+            ),
+        )
+        for row in range(len(shown))
+    )
+
+
+def _spread_over_classes(deletion: Deletion) -> np.ndarray:
+    """Choose rows of deleted images, taking the classes in turn."""
+    labels = deletion.images.labels
+    rank = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        rank[rows] = np.arange(len(rows))
+    return np.lexsort((labels, rank))[:_DELETED_SHOWN]

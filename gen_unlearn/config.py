@@ -1,0 +1,129 @@
+"""Recipes: YAML files that describe a run completely, checked at the door."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from gen_unlearn.data import DataConfig
+from gen_unlearn.metrics.protocol import EvaluationConfig
+from gen_unlearn.models.denoiser import DenoiserConfig
+from gen_unlearn.pipelines.denoising import NoiseConfig
+from gen_unlearn.pipelines.sampling import SamplingConfig
+from gen_unlearn.repro import digest_json
+from gen_unlearn.training.diffusion import TrainingConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A complete recipe.
+
+    Attributes:
+        data: the images.
+        model: the denoiser.
+        noise: the noise schedule it is trained with.
+        training: how it is trained.
+        sampling: how images are sampled from it.
+        evaluation: how it is judged.
+        seed: seed of the initial weights and of everything random in training.
+    """
+
+    data: DataConfig
+    model: DenoiserConfig
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    seed: int = 0
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides the trained model: data, model, noise, training and seed."""
+        fields = dataclasses.asdict(self)
+        return digest_json({name: fields[name] for name in ("data", "model", "noise", "training", "seed")})
+
+    def to_yaml(self) -> str:
+        """Return the recipe with every value spelled out."""
+        plain = TypeAdapter(RunConfig).dump_python(self, mode="json")
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe and apply overrides such as ``training.images=2000``.
+
+    Raises:
+        ValueError: the file or an override is not a valid recipe; the message names the key.
+    """
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no recipe {path}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} is not a recipe: expected sections such as data and model")
+    for override in overrides:
+        _apply_override(recipe, override)
+    return parse_config(recipe, str(path))
+
+
+def parse_config(recipe: dict[str, Any], origin: str) -> RunConfig:
+    """Validate a recipe; unknown keys are errors. `origin` is named in messages."""
+    _refuse_unknown_keys(RunConfig, recipe, origin, "")
+    try:
+        return TypeAdapter(RunConfig).validate_python(recipe)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        given = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+        raise ValueError(f"{origin}: {place}: {first['msg']}{given}") from error
+
+
+def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Return a recipe with some values replaced."""
+    recipe = yaml.safe_load(config.to_yaml())
+    for override in overrides:
+        _apply_override(recipe, override)
+    return parse_config(recipe, "--set")
+
+
+def _apply_override(recipe: dict[str, Any], override: str) -> None:
+    """Set one ``a.b=value`` in a nested dictionary; the value is read as YAML."""
+    path, separator, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise ValueError(f"expected --set section.key=value, got {override!r}")
+    section = recipe
+    for key in keys[:-1]:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise ValueError(f"cannot set {path}: {key} is a value, not a section")
+    section[keys[-1]] = yaml.safe_load(text)
+
+
+def _refuse_unknown_keys(kind: type, values: dict[str, Any], origin: str, place: str) -> None:
+    """Refuse keys that no field of the dataclass `kind` has, at any depth."""
+    hints = typing.get_type_hints(kind)
+    known = [entry.name for entry in dataclasses.fields(kind)]
+    for key, value in values.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
+            raise ValueError(f"{origin}: unknown key {place}{key}; {hint}")
+        if isinstance(value, dict) and (nested := _dataclass_in(hints[key])) is not None:
+            _refuse_unknown_keys(nested, value, origin, f"{place}{key}.")
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """Return the dataclass that a field's type is, possibly optional."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next((option for option in options if dataclasses.is_dataclass(option)), None)

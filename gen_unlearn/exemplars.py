@@ -1,0 +1,276 @@
+"""The exemplar store, from which images are deleted, and the bank of encoded exemplars."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+
+from gen_unlearn.data import IndexedImages
+from gen_unlearn.forget import ForgetSet
+from gen_unlearn.metrics.copying import nearest_images
+from gen_unlearn.models.fusion import ExemplarTokens
+from gen_unlearn.models.unet import SemiParametricUNet2DModel
+from gen_unlearn.pixels import to_model_input
+from gen_unlearn.receipts import DeletionReceipt
+from gen_unlearn.repro import (
+    ID_BYTES,
+    digest_arrays,
+    digest_json,
+    id_keys,
+    ids_to_hex,
+    keyed_order,
+    software_versions,
+)
+
+
+class ExemplarStore(ModelMixin, ConfigMixin):
+    """The training images that a semi-parametric model may look at, addressed by id.
+
+    Rows are sorted by id, and by label where one image has two. A saved store is a function of the images
+    it holds and of nothing else: after a deletion its files are byte-identical to those of a store that
+    never held the deleted images. The store stays in host memory whatever device its pipeline moves to.
+
+    Args:
+        count: number of images.
+        height: image height in pixels.
+        width: image width in pixels.
+        channels: 1 for grey, 3 for colour.
+        class_names: names of all classes, also of those without an image.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        count: int = 0,
+        height: int = 32,
+        width: int = 32,
+        channels: int = 3,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.register_buffer("pixels", torch.zeros(count, height, width, channels, dtype=torch.uint8))
+        self.register_buffer("classes", torch.zeros(count, dtype=torch.int64))
+        self.register_buffer("digests", torch.zeros(count, ID_BYTES, dtype=torch.uint8))
+
+    @classmethod
+    def from_images(cls, data: IndexedImages) -> ExemplarStore:
+        """Build a store of all images of `data`; an image that occurs twice is kept once."""
+        height, width, channels = data.image_shape
+        store = cls(0, height, width, channels, list(data.class_names))
+        store.add(data)
+        return store
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def images(self) -> np.ndarray:
+        """Images, uint8 ``(n, height, width, channels)``; a view, not a copy."""
+        return self.pixels.numpy()
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class indices, int64 ``(n,)``."""
+        return self.classes.numpy()
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Sample ids, uint8 ``(n, 16)``, sorted."""
+        return self.digests.numpy()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of all classes."""
+        return tuple(self.config.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(height, width, channels)``."""
+        return self.config.height, self.config.width, self.config.channels
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of ids, labels, class names and image shape. The ids stand for the pixels."""
+        described = {"class_names": self.class_names, "image_shape": self.image_shape}
+        return digest_json({**described, "rows": digest_arrays(self.ids, self.labels)})
+
+    def by_class(self, label: int) -> np.ndarray:
+        """Return the rows of one class, int64, in the order of their ids."""
+        return np.flatnonzero(self.labels == label)
+
+    def draw(self, label: int, count: int, seed: int) -> np.ndarray:
+        """Choose up to `count` exemplars of a class; fewer only when the class has fewer.
+
+        The choice is a function of the seed and of the ids of the class. Deleting an exemplar puts the next
+        one in its place and moves no other.
+        """
+        rows = self.by_class(label)
+        return rows[keyed_order(self.ids[rows], "draw", seed)[:count]]
+
+    def nearest(self, images: np.ndarray, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Find the `k` nearest exemplars of uint8 images ``(n, height, width, channels)``.
+
+        Returns:
+            Distances, float64 ``(n, k)``, Euclidean over pixels in [0, 1], and rows, int64 ``(n, k)``.
+        """
+        return nearest_images(images, self.images, k)
+
+    def add(self, data: IndexedImages) -> int:
+        """Add images; those already held under the same label are left alone. Return how many were new."""
+        if data.image_shape != self.image_shape or data.class_names != self.class_names:
+            raise ValueError(
+                f"expected images of shape {self.image_shape} with classes {self.class_names}, "
+                f"got {data.image_shape} with {data.class_names}; nothing was added"
+            )
+        before = len(self)
+        ids = np.concatenate([self.ids, data.ids])
+        labels = np.concatenate([self.labels, data.labels])
+        order = np.lexsort((labels, id_keys(ids)))
+        repeated = (ids[order[1:]] == ids[order[:-1]]).all(axis=1) & (labels[order[1:]] == labels[order[:-1]])
+        order = order[np.concatenate([[True], ~repeated])] if len(order) else order
+        pixels = np.empty((len(order), *self.image_shape), dtype=np.uint8)
+        held = order < before
+        pixels[held] = self.images[order[held]]
+        pixels[~held] = data.images[order[~held] - before]
+        self._replace_rows(pixels, labels[order], ids[order])
+        return len(self) - before
+
+    def delete(self, forget: ForgetSet) -> DeletionReceipt:
+        """Delete every image of `forget`, and say so in a receipt of level ``bit-exact``.
+
+        Raises:
+            ValueError: an id is not held; nothing is deleted.
+        """
+        unknown = forget.ids[~np.isin(id_keys(forget.ids), id_keys(self.ids))]
+        if len(unknown):
+            raise ValueError(
+                f"{len(unknown)} of {len(forget)} ids are not in the store: "
+                f"{', '.join(ids_to_hex(unknown[:3]))}{', ...' if len(unknown) > 3 else ''}; nothing was deleted"
+            )
+        started = time.perf_counter()
+        digest_before = self.digest
+        leaving = forget.mask(self.ids)
+        counts = np.bincount(self.labels[leaving], minlength=len(self.class_names))
+        keep = ~leaving
+        self._replace_rows(self.images[keep], self.labels[keep], self.ids[keep])
+        digest_after = self.digest
+        return DeletionReceipt(
+            artefact="exemplar store",
+            level="bit-exact",
+            reason=forget.reason,
+            ids=tuple(ids_to_hex(forget.ids)),
+            forget_digest=forget.digest,
+            removed=int(leaving.sum()),
+            removed_per_class={
+                self.class_names[label]: int(counts[label]) for label in np.flatnonzero(counts)
+            },
+            remaining=len(self),
+            digest_before=digest_before,
+            digest_after=digest_after,
+            seconds=time.perf_counter() - started,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=software_versions(),
+        )
+
+    def _replace_rows(self, pixels: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> None:
+        self.pixels = torch.from_numpy(pixels)
+        self.classes = torch.from_numpy(labels)
+        self.digests = torch.from_numpy(np.ascontiguousarray(ids))
+        self.register_to_config(count=len(labels))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ExemplarStore:
+        """Stay in host memory, with the stored types, when a pipeline moves or casts its parts."""
+        del fn, recurse
+        return self
+
+
+@dataclass(frozen=True)
+class WeightsMark:
+    """Recognises the weights of a network within this process, without reading them.
+
+    Every in-place change of a tensor raises its version; a tensor that was moved has another address; a
+    replaced tensor is another object.
+    """
+
+    marks: tuple[tuple[weakref.ref[torch.Tensor], int, int], ...]
+
+    @classmethod
+    def of(cls, module: torch.nn.Module) -> WeightsMark:
+        """Mark the present weights of `module`."""
+        return cls(tuple((weakref.ref(p), p.data_ptr(), p._version) for p in module.parameters()))
+
+    def matches(self, module: torch.nn.Module) -> bool:
+        """Whether `module` still holds exactly the marked weights."""
+        parameters = list(module.parameters())
+        return len(parameters) == len(self.marks) and all(
+            reference() is parameter and (address, version) == (parameter.data_ptr(), parameter._version)
+            for parameter, (reference, address, version) in zip(parameters, self.marks, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class ExemplarBank:
+    """The encoded exemplars of a store: row *i* of the tokens belongs to row *i* of the store.
+
+    Attributes:
+        tokens: keys and values of the fusion, on the device of the encoder.
+        ids: the ids that were encoded, uint8 ``(n, 16)``.
+        encoder: mark of the weights that encoded them.
+    """
+
+    tokens: ExemplarTokens
+    ids: np.ndarray
+    encoder: WeightsMark
+
+    @classmethod
+    def build(
+        cls, store: ExemplarStore, unet: SemiParametricUNet2DModel, previous: ExemplarBank | None = None
+    ) -> ExemplarBank:
+        """Bring a bank up to date with `store`: encode what is new, drop what is gone, keep the rest.
+
+        A bank of other weights is of no use and is rebuilt; one that is up to date is returned as it is.
+        """
+        if previous is None or not previous.encoder.matches(unet):
+            return cls(_encode_rows(store, unet, np.arange(len(store))), store.ids, WeightsMark.of(unet))
+        if np.array_equal(previous.ids, store.ids):
+            return previous
+        position = np.searchsorted(id_keys(previous.ids), id_keys(store.ids))
+        position = np.minimum(position, max(len(previous.ids) - 1, 0))
+        known = np.zeros(len(store), dtype=bool)
+        if len(previous.ids):
+            known = (previous.ids[position] == store.ids).all(axis=1)
+        encoded = _encode_rows(store, unet, np.flatnonzero(~known))
+        source = np.where(known, position, len(previous.ids) + np.cumsum(~known) - 1)
+        index = torch.from_numpy(source).to(encoded.keys.device)
+        merged = (
+            torch.cat(pair).index_select(0, index) for pair in zip(previous.tokens, encoded, strict=True)
+        )
+        return cls(ExemplarTokens(*merged), store.ids, previous.encoder)
+
+    def restrict(self, store: ExemplarStore) -> ExemplarBank:
+        """Drop the tokens of every exemplar that `store` no longer holds."""
+        keep = np.isin(id_keys(self.ids), id_keys(store.ids))
+        index = torch.from_numpy(np.flatnonzero(keep)).to(self.tokens.keys.device)
+        tokens = ExemplarTokens(*(part.index_select(0, index) for part in self.tokens))
+        return ExemplarBank(tokens, self.ids[keep], self.encoder)
+
+
+@torch.no_grad()
+def _encode_rows(
+    store: ExemplarStore, unet: SemiParametricUNet2DModel, rows: np.ndarray, batch_size: int = 256
+) -> ExemplarTokens:
+    """Encode some rows of a store, in batches."""
+    chunks = np.split(rows, range(batch_size, len(rows), batch_size))
+    encoded = [
+        unet.encode_exemplars(to_model_input(store.images[chunk]).to(unet.device, unet.dtype))
+        for chunk in chunks
+    ]
+    return ExemplarTokens(*(torch.cat(parts) for parts in zip(*encoded, strict=True)))

@@ -1,0 +1,90 @@
+"""Measured numbers with their error, floor and definition, and the protocol they were taken under."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gen_unlearn.metrics.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number, with what is needed to read it.
+
+    Attributes:
+        name: key in the summary, such as ``fd_retain_after``.
+        value: the number.
+        definition: what it is, in one or two sentences.
+        standard_error: its standard error, `None` where there is none to state.
+        floor: what the best possible generator would get, or chance level.
+        floor_definition: what the floor is.
+    """
+
+    name: str
+    value: float
+    definition: str
+    standard_error: float | None = None
+    floor: float | None = None
+    floor_definition: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        estimate: Estimate,
+        definition: str,
+        floor: float | None = None,
+        floor_definition: str = "",
+    ) -> Measure:
+        """Make a measure of an estimate with its standard error."""
+        return cls(name, estimate.value, definition, estimate.standard_error, floor, floor_definition)
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """Everything that one evaluation found.
+
+    Attributes:
+        measures: the numbers.
+        protocol: extractor, references, numbers of images, sampler and seeds: what a comparison must share.
+        accuracy_per_class: state (``before``, ``after``, ``oracle``) -> class name -> share of images asked for
+            under the class that the judge recognises as it. A refused class is left out.
+        samples: state -> name of the file in the run's ``samples`` folder that holds its images.
+        notes: what the reader must know, such as a comparison that could not be made.
+    """
+
+    measures: tuple[Measure, ...]
+    protocol: dict[str, Any]
+    accuracy_per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    samples: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def value(self, name: str) -> float:
+        """Return the value of a measure.
+
+        Raises:
+            KeyError: there is no such measure.
+        """
+        for measure in self.measures:
+            if measure.name == name:
+                return measure.value
+        raise KeyError(name)
+
+    def to_json(self) -> str:
+        """Return the scorecard as indented JSON text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_file(cls, path: Path) -> Scorecard:
+        """Read a scorecard that was written as JSON."""
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            measures=tuple(Measure(**measure) for measure in fields["measures"]),
+            protocol=fields["protocol"],
+            accuracy_per_class=fields["accuracy_per_class"],
+            samples=fields["samples"],
+            notes=tuple(fields["notes"]),
+        )

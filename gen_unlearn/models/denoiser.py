@@ -1,0 +1,105 @@
+"""Build the denoiser that a recipe describes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diffusers import UNet2DModel
+
+from gen_unlearn.models.unet import FusionKind, SemiParametricUNet2DModel
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """A denoiser's architecture; the image shape and the number of classes come from the data.
+
+    Attributes:
+        kind: ``"semi-parametric"`` looks at exemplars; ``"class-conditional"`` is the plain UNet of the same
+            size with a class embedding.
+        down_block_types: diffusers block names, encoder from outside to inside.
+        up_block_types: diffusers block names, decoder from inside to outside.
+        block_out_channels: channels of each resolution.
+        layers_per_block: residual blocks per resolution.
+        attention_head_dim: channels per head of the UNet's own attention.
+        norm_num_groups: groups of every group normalisation.
+        dropout: dropout of the residual blocks.
+        resnet_time_scale_shift: ``"default"`` or ``"scale_shift"``.
+        label_embedding: give the semi-parametric queries an embedding of permuted label slots, as in the paper.
+        fusion_type: ``"dot-product"`` or ``"additive"``.
+        fusion_heads: heads of the dot-product fusion.
+        fusion_residual: add the fusion's result to the bottleneck instead of replacing it.
+    """
+
+    kind: Literal["semi-parametric", "class-conditional"]
+    block_out_channels: tuple[int, ...]
+    down_block_types: tuple[str, ...]
+    up_block_types: tuple[str, ...]
+    layers_per_block: int = 2
+    attention_head_dim: int = 8
+    norm_num_groups: int = 32
+    dropout: float = 0.0
+    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
+    label_embedding: bool = False
+    fusion_type: FusionKind = "dot-product"
+    fusion_heads: int = 4
+    fusion_residual: bool = False
+
+    def __post_init__(self) -> None:
+        levels = {len(self.block_out_channels), len(self.down_block_types), len(self.up_block_types)}
+        if len(levels) != 1:
+            raise ValueError(
+                "block_out_channels, down_block_types and up_block_types must have the same length, got "
+                f"{len(self.block_out_channels)}, {len(self.down_block_types)}, {len(self.up_block_types)}"
+            )
+
+
+def build_denoiser(
+    config: DenoiserConfig, image_shape: tuple[int, int, int], num_classes: int
+) -> SemiParametricUNet2DModel | UNet2DModel:
+    """Build a network with fresh weights, drawn from torch's global generator.
+
+    Args:
+        config: the architecture.
+        image_shape: ``(height, width, channels)``; square, and divisible by 2 at every level but the last.
+        num_classes: number of classes.
+    """
+    height, width, channels = image_shape
+    divisor = 2 ** (len(config.block_out_channels) - 1)
+    if height != width or height % divisor:
+        raise ValueError(
+            f"{len(config.block_out_channels)} levels need square images with a side divisible by {divisor}, "
+            f"got {height}x{width}; set data.image_size or use fewer levels"
+        )
+    if config.kind == "class-conditional":
+        return UNet2DModel(
+            sample_size=height,
+            in_channels=channels,
+            out_channels=channels,
+            down_block_types=config.down_block_types,
+            up_block_types=config.up_block_types,
+            block_out_channels=config.block_out_channels,
+            layers_per_block=config.layers_per_block,
+            attention_head_dim=config.attention_head_dim,
+            norm_num_groups=config.norm_num_groups,
+            dropout=config.dropout,
+            resnet_time_scale_shift=config.resnet_time_scale_shift,
+            num_class_embeds=num_classes + 1,
+        )
+    return SemiParametricUNet2DModel(
+        sample_size=height,
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=config.down_block_types,
+        up_block_types=config.up_block_types,
+        block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
+        attention_head_dim=config.attention_head_dim,
+        norm_num_groups=config.norm_num_groups,
+        dropout=config.dropout,
+        resnet_time_scale_shift=config.resnet_time_scale_shift,
+        num_label_slots=num_classes if config.label_embedding else None,
+        fusion_type=config.fusion_type,
+        fusion_heads=config.fusion_heads,
+        fusion_residual=config.fusion_residual,
+    )

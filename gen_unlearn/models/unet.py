@@ -1,0 +1,217 @@
+"""The semi-parametric denoiser: a diffusers UNet whose bottleneck is made of exemplars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+from diffusers import UNet2DModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from torch import Tensor, nn
+
+from gen_unlearn.models.fusion import (
+    AdditiveFusionBlock,
+    ExemplarTokens,
+    FusionBlock,
+    FusionContext,
+    FusionPlan,
+)
+
+FusionKind = Literal["dot-product", "additive"]
+
+
+class EncodedSample(NamedTuple):
+    """What the encoder half of the UNet hands to the decoder half.
+
+    Attributes:
+        features: the bottleneck, ``(batch, channels, height, width)``.
+        skips: the skip connections, outermost first.
+        embedding: the time (and label) embedding, ``(batch, embedding)``.
+    """
+
+    features: Tensor
+    skips: tuple[Tensor, ...]
+    embedding: Tensor
+
+
+class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
+    """Denoise images with a UNet that takes its bottleneck from exemplars (arXiv 2603.22870).
+
+    The network is ``decode(fuse(encode(sample)))``: the encoder of a diffusers `UNet2DModel` (down to the
+    first block of its middle), a `FusionBlock` over the encoded exemplars, and the rest of the UNet. Exemplars
+    pass the same encoder, clean and with timestep 0, without gradient. By default class identity
+    reaches the network only through the exemplars.
+
+    Args:
+        sample_size: height and width of the images.
+        in_channels: channels of the images.
+        out_channels: channels of the prediction.
+        down_block_types: diffusers block names, encoder from outside to inside.
+        up_block_types: diffusers block names, decoder from inside to outside.
+        block_out_channels: channels of each resolution.
+        layers_per_block: residual blocks per resolution.
+        attention_head_dim: channels per head of the UNet's own attention.
+        norm_num_groups: groups of every group normalisation.
+        dropout: dropout of the residual blocks; exemplars are encoded without it.
+        resnet_time_scale_shift: ``"default"`` adds the time embedding, ``"scale_shift"`` modulates with it.
+        num_label_slots: size of an extra label embedding for queries, or `None` for no label embedding (the
+            default). Slot `num_label_slots` is the null label, which exemplars get.
+        fusion_type: ``"dot-product"`` or ``"additive"`` attention.
+        fusion_heads: heads of the dot-product fusion.
+        fusion_residual: add the fusion's result to the bottleneck instead of replacing it.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 32,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types: tuple[str, ...] = ("AttnUpBlock2D", "UpBlock2D"),
+        block_out_channels: tuple[int, ...] = (64, 128),
+        layers_per_block: int = 2,
+        attention_head_dim: int = 8,
+        norm_num_groups: int = 32,
+        dropout: float = 0.0,
+        resnet_time_scale_shift: str = "default",
+        num_label_slots: int | None = None,
+        fusion_type: FusionKind = "dot-product",
+        fusion_heads: int = 4,
+        fusion_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self.unet = UNet2DModel(
+            sample_size=sample_size,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            down_block_types=tuple(down_block_types),
+            up_block_types=tuple(up_block_types),
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+            attention_head_dim=attention_head_dim,
+            norm_num_groups=norm_num_groups,
+            dropout=dropout,
+            resnet_time_scale_shift=resnet_time_scale_shift,
+            num_class_embeds=None if num_label_slots is None else num_label_slots + 1,
+        )
+        self.fusion = _build_fusion(
+            fusion_type, block_out_channels[-1], fusion_heads, norm_num_groups, fusion_residual
+        )
+
+    @property
+    def label_slots(self) -> int | None:
+        """Number of label slots, or `None` when the network takes no label."""
+        return self.config.num_label_slots
+
+    def encode(
+        self, sample: Tensor, timestep: Tensor | int, class_labels: Tensor | None = None
+    ) -> EncodedSample:
+        """Run the encoder and the first middle block.
+
+        Args:
+            sample: ``(batch, channels, height, width)`` in [-1, 1] plus noise.
+            timestep: integer timesteps, one for all or ``(batch,)``.
+            class_labels: int64 ``(batch,)`` label slots; only with `num_label_slots`.
+        """
+        unet = self.unet
+        timesteps = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
+        embedding = unet.time_embedding(unet.time_proj(timesteps).to(sample.dtype))
+        if unet.class_embedding is not None:
+            if class_labels is None:
+                class_labels = timesteps.new_full((sample.shape[0],), self.config.num_label_slots)
+            embedding = embedding + unet.class_embedding(class_labels).to(sample.dtype)
+        elif class_labels is not None:
+            raise ValueError("this network takes no class labels; build it with num_label_slots to use them")
+        features = unet.conv_in(sample)
+        skips: tuple[Tensor, ...] = (features,)
+        for block in unet.down_blocks:
+            features, block_skips = block(hidden_states=features, temb=embedding)
+            skips += block_skips
+        return EncodedSample(unet.mid_block.resnets[0](features, embedding), skips, embedding)
+
+    def fuse(self, encoded: EncodedSample, context: FusionContext | None) -> EncodedSample:
+        """Fuse exemplars into the bottleneck; `None` means the null token for every query."""
+        return encoded._replace(features=self.fusion(encoded.features, context))
+
+    def decode(self, encoded: EncodedSample) -> Tensor:
+        """Run the rest of the middle and the decoder; ``(batch, out_channels, height, width)``."""
+        unet = self.unet
+        features, skips, embedding = encoded
+        for attention, resnet in zip(unet.mid_block.attentions, unet.mid_block.resnets[1:], strict=True):
+            if attention is not None:
+                features = attention(features, temb=embedding)
+            features = resnet(features, embedding)
+        for block in unet.up_blocks:
+            taken = len(block.resnets)
+            features = block(features, skips[-taken:], embedding)
+            skips = skips[:-taken]
+        return unet.conv_out(unet.conv_act(unet.conv_norm_out(features)))
+
+    def encode_exemplars(self, images: Tensor) -> ExemplarTokens:
+        """Encode clean exemplars to the tokens of the fusion.
+
+        The encoder runs in evaluation mode, at timestep 0 and without gradient; only the projections of the
+        fusion learn from exemplars.
+
+        Args:
+            images: ``(exemplars, channels, height, width)`` in [-1, 1].
+        """
+        with torch.no_grad(), _evaluation_mode(self.unet):
+            features = self.encode(images, 0).features
+        return self.fusion.encode(features)
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | int,
+        exemplars: Tensor | None = None,
+        plan: FusionPlan | None = None,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """Predict the noise in `sample`, encoding the exemplars on the way: the form used in training.
+
+        Sampling encodes the exemplars once, into a bank, and calls `encode`, `fuse` and `decode`.
+
+        Args:
+            sample: noisy images, ``(batch, channels, height, width)``.
+            timestep: integer timesteps, one for all or ``(batch,)``.
+            exemplars: clean images in [-1, 1], ``(exemplars, channels, height, width)``.
+            plan: which query attends to which exemplar; without it every query gets the null token.
+            class_labels: int64 ``(batch,)`` label slots; only with `num_label_slots`.
+            return_dict: return a `UNet2DOutput` instead of a tuple.
+        """
+        if (exemplars is None) != (plan is None):
+            raise ValueError("exemplars and plan belong together; pass both or neither")
+        context = None
+        if exemplars is not None and plan is not None:
+            context = self.fusion.context(self.encode_exemplars(exemplars), plan)
+        prediction = self.decode(self.fuse(self.encode(sample, timestep, class_labels), context))
+        return UNet2DOutput(sample=prediction) if return_dict else (prediction,)
+
+
+def _build_fusion(
+    kind: FusionKind, channels: int, heads: int, norm_groups: int, residual: bool
+) -> FusionBlock:
+    """Build the fusion block that a configuration names."""
+    if kind == "dot-product":
+        return FusionBlock(channels, heads, norm_groups, residual)
+    if kind == "additive":
+        return AdditiveFusionBlock(channels, norm_groups, residual)
+    raise ValueError(f"expected fusion 'dot-product' or 'additive', got {kind!r}")
+
+
+@contextmanager
+def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Switch a module to evaluation mode, and back to what it was."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)

@@ -1,0 +1,127 @@
+"""The denoising loop that all pipelines share, and the samplers that a recipe can name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    SchedulerMixin,
+)
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+StepCallback = Callable[[DiffusionPipeline, int, int, dict[str, Tensor]], dict[str, Tensor]]
+Sampler = Literal["ddpm", "ddim", "dpm-solver++"]
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """The noise schedule of training; names and meanings are those of diffusers' `DDPMScheduler`.
+
+    Attributes:
+        num_train_timesteps: number of integer timesteps.
+        beta_schedule: ``"linear"``, ``"scaled_linear"`` or ``"squaredcos_cap_v2"``.
+        beta_start: first variance of the linear schedules.
+        beta_end: last variance of the linear schedules.
+        prediction_type: ``"epsilon"`` or ``"v_prediction"``.
+    """
+
+    num_train_timesteps: int = 1000
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2"
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+
+    def build(self) -> DDPMScheduler:
+        """Build the schedule."""
+        return DDPMScheduler(
+            num_train_timesteps=self.num_train_timesteps,
+            beta_schedule=self.beta_schedule,
+            beta_start=self.beta_start,
+            beta_end=self.beta_end,
+            prediction_type=self.prediction_type,
+        )
+
+
+def build_sampler(name: Sampler, training: DDPMScheduler) -> SchedulerMixin:
+    """Build the scheduler that samples from a model trained with `training`.
+
+    DPM-Solver++ clips the half log signal-to-noise ratio at -5.1: without it, it diverges on a
+    squared-cosine schedule, which ends in almost pure noise.
+    """
+    if name == "ddpm":
+        return DDPMScheduler.from_config(training.config)
+    if name == "ddim":
+        return DDIMScheduler.from_config(training.config, clip_sample=True, set_alpha_to_one=True)
+    if name == "dpm-solver++":
+        return DPMSolverMultistepScheduler.from_config(
+            training.config, algorithm_type="dpmsolver++", lambda_min_clipped=-5.1
+        )
+    raise ValueError(f"expected a sampler 'ddpm', 'ddim' or 'dpm-solver++', got {name!r}")
+
+
+@torch.no_grad()
+def denoise(
+    pipeline: DiffusionPipeline,
+    predict_noise: Callable[[Tensor, Tensor], Tensor],
+    shape: tuple[int, int, int, int],
+    *,
+    num_inference_steps: int,
+    generator: Generators,
+    eta: float,
+    latents: Tensor | None,
+    callback_on_step_end: StepCallback | None,
+) -> Tensor:
+    """Turn noise into samples with the pipeline's scheduler.
+
+    The scheduler reads its timesteps on the host and the network reads them on the device, so that no step
+    waits for the device.
+
+    Args:
+        pipeline: owner of the scheduler, the network's device and the progress bar.
+        predict_noise: maps ``(batch, channels, height, width)`` samples and a timestep to a prediction.
+        shape: ``(batch, channels, height, width)``.
+        num_inference_steps: denoising steps.
+        generator: one for all, or one for each image, which makes image *i* independent of the batch.
+        eta: weight of the noise that DDIM adds; other schedulers ignore it.
+        latents: noise to start from, drawn from `generator` if `None`.
+        callback_on_step_end: called as in every diffusers pipeline; may replace ``latents``.
+
+    Returns:
+        Samples in about [-1, 1], not clamped.
+    """
+    scheduler, network = pipeline.scheduler, pipeline.unet
+    if isinstance(generator, Sequence) and len(generator) != shape[0]:
+        raise ValueError(f"expected one generator or {shape[0]}, one for each image, got {len(generator)}")
+    if latents is not None and tuple(latents.shape) != shape:
+        raise ValueError(f"expected latents of shape {shape}, got {tuple(latents.shape)}")
+    generators = list(generator) if isinstance(generator, Sequence) else generator
+    if latents is None:
+        latents = randn_tensor(shape, generator=generators, device=network.device, dtype=network.dtype)
+    scheduler.set_timesteps(num_inference_steps)
+    samples = latents.to(network.device, network.dtype) * scheduler.init_noise_sigma
+    step_options = _step_options(scheduler, generators, eta)
+    on_device = scheduler.timesteps.to(network.device)
+    for index, timestep in enumerate(pipeline.progress_bar(scheduler.timesteps)):
+        prediction = predict_noise(scheduler.scale_model_input(samples, timestep), on_device[index])
+        samples = scheduler.step(prediction, timestep, samples, **step_options).prev_sample
+        if callback_on_step_end is not None:
+            replaced = callback_on_step_end(pipeline, index, int(timestep), {"latents": samples})
+            samples = replaced.get("latents", samples)
+    return samples
+
+
+def _step_options(scheduler: SchedulerMixin, generator: Generators, eta: float) -> dict[str, Any]:
+    """Select the options that this scheduler's `step` takes."""
+    accepted = inspect.signature(scheduler.step).parameters
+    options = {"generator": generator, "eta": eta}
+    return {name: value for name, value in options.items() if name in accepted}

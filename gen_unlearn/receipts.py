@@ -1,0 +1,135 @@
+"""Deletion receipts: what was removed, what is promised, and how to check it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+
+from gen_unlearn.forget import ForgetSet
+from gen_unlearn.repro import id_keys, ids_from_hex
+
+Level = Literal["bit-exact", "distributional", "influence-free", "exemplar-only", "approximate"]
+
+PROMISES: dict[Level, str] = {
+    "bit-exact": "the artefact's bytes equal those of a fresh fit on the retained data",
+    "distributional": "same law as retraining on the retained data, not the same bytes",
+    "influence-free": "no served component ever saw the deleted images",
+    "exemplar-only": (
+        "the images are gone from the exemplars; the network weights were trained with them, "
+        "and what of them is left in the weights is measured, not excluded"
+    ),
+    "approximate": "the weights were moved towards those of a model retrained without the images",
+}
+
+
+class Artefact(Protocol):
+    """Anything that a receipt can be checked against."""
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Ids held now, uint8 ``(n, 16)``."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the state."""
+
+
+class Deletable(Artefact, Protocol):
+    """An artefact from which images can be deleted, exactly and without an optimiser."""
+
+    def delete(self, forget: ForgetSet) -> DeletionReceipt:
+        """Delete every image of `forget`; an id that is not held is an error and changes nothing."""
+
+
+@dataclass(frozen=True)
+class DeletionReceipt:
+    """The record of one deletion.
+
+    Attributes:
+        artefact: what the images were deleted from.
+        level: the promise, one of DESIGN section 3; `PROMISES` spells it out.
+        reason: why, in the words of the request.
+        ids: hexadecimal sample ids that were deleted, sorted.
+        forget_digest: SHA-256 of the ids.
+        removed: images removed.
+        removed_per_class: the same by class name; classes without a removed image are left out.
+        remaining: images left.
+        digest_before: state of the artefact before.
+        digest_after: state of the artefact after.
+        seconds: duration of the deletion inside the process.
+        created: time of the deletion, ISO 8601, UTC.
+        versions: software that did it.
+    """
+
+    artefact: str
+    level: Level
+    reason: str
+    ids: tuple[str, ...]
+    forget_digest: str
+    removed: int
+    removed_per_class: dict[str, int]
+    remaining: int
+    digest_before: str
+    digest_after: str
+    seconds: float
+    created: str
+    versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if self.level not in get_args(Level):
+            raise ValueError(f"expected a level out of {', '.join(get_args(Level))}, got {self.level!r}")
+
+    @property
+    def forget_set(self) -> ForgetSet:
+        """The deleted ids as a forget set."""
+        return ForgetSet(ids_from_hex(self.ids), self.reason)
+
+    def verify(self, artefact: Artefact) -> None:
+        """Check that `artefact` is in the state that this receipt describes.
+
+        Raises:
+            ValueError: a deleted id is held, the state differs, or the receipt contradicts itself.
+        """
+        forget = self.forget_set
+        if forget.digest != self.forget_digest:
+            raise ValueError("the receipt was altered: its ids do not have the digest that it states")
+        still_held = int(np.isin(id_keys(artefact.ids), id_keys(forget.ids)).sum())
+        if still_held:
+            raise ValueError(
+                f"{still_held} of {self.removed} deleted images are still in the {self.artefact}"
+            )
+        if artefact.digest != self.digest_after:
+            raise ValueError(
+                f"the {self.artefact} has digest {artefact.digest[:12]}..., the receipt states "
+                f"{self.digest_after[:12]}...; it was changed after this deletion"
+            )
+
+    def __str__(self) -> str:
+        per_class = ", ".join(f"{name}: {count}" for name, count in self.removed_per_class.items())
+        return "\n".join(
+            [
+                f"deleted     {self.removed} images ({per_class}) from the {self.artefact}, {self.remaining} remain",
+                f"reason      {self.reason}",
+                f"level       {self.level}: {PROMISES[self.level]}",
+                f"forget set  {self.forget_digest[:16]}...",
+                f"state       {self.digest_before[:16]}... -> {self.digest_after[:16]}...",
+                f"took        {1000 * self.seconds:.2f} ms on {self.created}",
+            ]
+        )
+
+    def to_json(self) -> str:
+        """Return the receipt as indented JSON text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_file(cls, path: Path) -> DeletionReceipt:
+        """Read a receipt that was written as JSON; a file of another kind is an error that names it."""
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**fields, "ids": tuple(fields["ids"])})
+        except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is not a deletion receipt: {error}") from error

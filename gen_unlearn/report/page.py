@@ -1,0 +1,178 @@
+"""The one page that shows a deletion: samples, deleted images, measures and receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from gen_unlearn.metrics.scorecard import Scorecard
+from gen_unlearn.receipts import PROMISES, DeletionReceipt, Level
+from gen_unlearn.report import numbers, plots
+from gen_unlearn.report.images import Picture, page_picture
+from gen_unlearn.repro import software_versions
+
+NOT_COVERED: dict[Level, str] = {
+    "bit-exact": "nothing is left out inside the artefact; verifying with replay fits it again and compares",
+    "distributional": "equal bytes: the promise rests on how the artefact is built, not on comparing digests",
+    "influence-free": "equality with a model retrained without the images, in bytes or in quality",
+    "exemplar-only": (
+        "the network weights, which this deletion did not change: they may still carry traces of the images"
+    ),
+    "approximate": "a guarantee: traces of the images may be left in the weights, and can only be estimated",
+}
+"""What each level does not promise, for a reader who knows nothing of the method."""
+
+OUTSIDE = (
+    "No level reaches beyond the artefact named in the receipt: the source files, backups, earlier copies of "
+    "the model, and images that were generated or handed on before the deletion have to be dealt with on "
+    "their own."
+)
+
+_MANY_CLASSES = 40
+"""From more classes than this on, the table of accuracies is folded."""
+
+
+@dataclass(frozen=True, eq=False)
+class GridRow:
+    """One class in the sample grid.
+
+    Attributes:
+        label: class name, or such as ``null token``; rows of equal label are set side by side.
+        images: uint8 ``(n, height, width, channels)``, or `None` where nothing was generated.
+        remark: shown below the images, or in their place, such as ``refused: no exemplar is left``.
+    """
+
+    label: str
+    images: np.ndarray | None
+    remark: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class StateView:
+    """What one state of the model (``before``, ``after`` or ``oracle``) generates, and what the state is."""
+
+    name: str
+    caption: str
+    rows: tuple[GridRow, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbour:
+    """The generated image of a state that is nearest to a deleted one: uint8 ``(height, width, channels)``.
+
+    The distance is Euclidean over all pixel values in [0, 1].
+    """
+
+    state: str
+    image: np.ndarray
+    distance: float
+
+
+@dataclass(frozen=True, eq=False)
+class DeletedView:
+    """A deleted training image, uint8 ``(height, width, channels)``, and its nearest generated images."""
+
+    title: str
+    image: np.ndarray
+    neighbours: tuple[Neighbour, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ReportContent:
+    """Everything the page shows; any of the tuples may be empty, and its section is left out.
+
+    Attributes:
+        title: heading of the page.
+        summary: headline facts as pairs of name and text.
+        states: states of the model, from left to right.
+        deleted: the deleted images to show.
+        deleted_total: how many images were deleted in all.
+        scorecard: measures, protocol, accuracy per class and notes.
+        receipts: receipts of the deletions, in order.
+        recipe_yaml: the resolved recipe.
+        recipe_digest: its SHA-256.
+    """
+
+    title: str
+    summary: tuple[tuple[str, str], ...]
+    states: tuple[StateView, ...]
+    deleted: tuple[DeletedView, ...]
+    deleted_total: int
+    scorecard: Scorecard
+    receipts: tuple[DeletionReceipt, ...]
+    recipe_yaml: str
+    recipe_digest: str
+
+
+def render_report(content: ReportContent) -> str:
+    """Render the page as one HTML text that loads nothing from anywhere.
+
+    Raises:
+        ValueError: an image is not uint8, grey or RGB, of the shape stated above.
+    """
+    environment = Environment(
+        loader=PackageLoader("gen_unlearn", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["picture"] = _single_picture
+    environment.filters["strip"] = _strip_picture
+    template = environment.get_template("page.html.jinja")
+    return template.render(
+        content=content,
+        scorecard=content.scorecard,
+        promises=_promises(content.receipts),
+        outside=OUTSIDE,
+        sample_rows=_sample_rows(content.states),
+        accuracy=_accuracy_rows(content.scorecard),
+        many_classes=_MANY_CLASSES,
+        numbers=numbers,
+        plots=plots,
+        versions=software_versions(),
+    )
+
+
+def _promises(receipts: Sequence[DeletionReceipt]) -> list[tuple[Level, str, str, str]]:
+    """Return per level in the receipts: the level, its artefacts, its promise and what that leaves out."""
+    artefacts: dict[Level, dict[str, None]] = {}
+    for receipt in receipts:
+        artefacts.setdefault(receipt.level, {})[receipt.artefact] = None
+    return [
+        (level, ", ".join(names), PROMISES[level], NOT_COVERED[level]) for level, names in artefacts.items()
+    ]
+
+
+def _sample_rows(states: Sequence[StateView]) -> list[tuple[str, list[tuple[str, GridRow]]]]:
+    """Align rows of equal label across states; a state without the row gets an empty one."""
+    labels = dict.fromkeys(row.label for state in states for row in state.rows)
+    by_label = {state.name: {row.label: row for row in state.rows} for state in states}
+    return [
+        (
+            label,
+            [(name, rows.get(label, GridRow(label, None, "not sampled"))) for name, rows in by_label.items()],
+        )
+        for label in labels
+    ]
+
+
+def _accuracy_rows(scorecard: Scorecard) -> list[tuple[str, list[tuple[str, float | None]]]]:
+    """Return per class: its name, and the accuracy in each state, `None` where the state refuses it."""
+    table = scorecard.accuracy_per_class
+    classes = dict.fromkeys(name for shares in table.values() for name in shares)
+    return [(name, [(state, shares.get(name)) for state, shares in table.items()]) for name in classes]
+
+
+def _single_picture(image: np.ndarray) -> Picture:
+    """Encode one image ``(height, width, channels)``."""
+    return page_picture(image[np.newaxis])
+
+
+def _strip_picture(images: np.ndarray) -> Picture:
+    """Encode a row of images: ten abreast if they are tiny, else five, so that each can be made out."""
+    tiny = images.ndim == 4 and images.shape[2] <= 16
+    return page_picture(images, columns=10 if tiny else 5)

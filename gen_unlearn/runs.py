@@ -1,0 +1,294 @@
+"""The run folder: where programs meet in files.
+
+::
+
+    recipe.yaml     the resolved recipe
+    manifest.json   digests of recipe and data, versions, what training cost
+    model/          the pipeline in diffusers layout, exemplars included
+    checkpoints/    resume points, while training is not complete
+    receipts/       one JSON file for each deletion
+    samples/        generated images, by the digest of what generated them
+    metrics/        the judge and the scorecard
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from gen_unlearn.atomic import flush_folder, flush_tree, write_text
+from gen_unlearn.config import RunConfig, load_config
+from gen_unlearn.exemplars import ExemplarStore
+from gen_unlearn.forget import ForgetSet
+from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
+from gen_unlearn.pipelines.sampling import GeneratorPipeline
+from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
+from gen_unlearn.receipts import DeletionReceipt
+from gen_unlearn.repro import digest_state, software_versions
+
+_CHANGEABLE = ("data.source", "data.test_source", "sampling.", "evaluation.")
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What training took, and what came out.
+
+    Attributes:
+        seconds: wall-clock time, summed over interrupted parts.
+        images: images shown.
+        loss: mean loss over the last tenth.
+        parameters: number of trained numbers.
+        weights_digest: SHA-256 of the averaged weights.
+    """
+
+    seconds: float
+    images: int
+    loss: float
+    parameters: int
+    weights_digest: str
+
+
+@dataclass(frozen=True)
+class RunManifest:
+    """What a run was made from.
+
+    Attributes:
+        recipe_digest: what decides the trained model.
+        data_digest: the training images, after taking out those to train without.
+        class_names: names of the classes.
+        image_shape: ``(height, width, channels)``.
+        without: digest of the forget set that an oracle was trained without.
+        versions: software.
+        training: what training took; `None` until it is complete.
+    """
+
+    recipe_digest: str
+    data_digest: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    without: str | None = None
+    versions: dict[str, str] = field(default_factory=software_versions)
+    training: TrainingRecord | None = None
+
+    @classmethod
+    def from_file(cls, path: Path) -> RunManifest:
+        """Read a manifest."""
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        training = fields["training"]
+        return cls(
+            **{
+                **fields,
+                "class_names": tuple(fields["class_names"]),
+                "image_shape": tuple(fields["image_shape"]),
+                "training": None if training is None else TrainingRecord(**training),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk; see the module's docstring for what lies where.
+
+    Attributes:
+        path: the folder.
+        overrides: recipe values to use instead of those on disk, such as ``sampling.seed=1``.
+    """
+
+    path: Path
+    overrides: tuple[str, ...] = ()
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig, manifest: RunManifest) -> RunFolder:
+        """Start a run in an empty folder, or return the run that was started there from the same recipe."""
+        run = cls(path)
+        if run.manifest_path.exists():
+            started = run.manifest
+            made_from = (started.recipe_digest, started.data_digest, started.without)
+            if made_from != (manifest.recipe_digest, manifest.data_digest, manifest.without):
+                raise ValueError(
+                    f"{path} holds another run (recipe, data or forget set differ); choose another --out"
+                )
+            return run
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(f"{path} is not empty and holds no run; choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        write_text(run.recipe_path, config.to_yaml())
+        write_text(run.manifest_path, json.dumps(asdict(manifest), indent=2) + "\n")
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open a trained run, finishing or undoing a deletion that a crash cut short."""
+        run = cls(path)
+        if not run.manifest_path.exists():
+            raise ValueError(f"{path} holds no run: {run.manifest_path.name} is missing")
+        if run.manifest.training is None:
+            raise ValueError(
+                f"training of {path} is not complete; continue it with: gen-unlearn train {path}"
+            )
+        run._recover()
+        return run
+
+    @property
+    def recipe_path(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def manifest_path(self) -> Path:
+        """The manifest."""
+        return self.path / "manifest.json"
+
+    @property
+    def model_path(self) -> Path:
+        """The pipeline."""
+        return self.path / "model"
+
+    @property
+    def receipts_path(self) -> Path:
+        """The receipts."""
+        return self.path / "receipts"
+
+    @property
+    def samples_path(self) -> Path:
+        """The generated images."""
+        return self.path / "samples"
+
+    @property
+    def metrics_path(self) -> Path:
+        """The judge and the scorecard."""
+        return self.path / "metrics"
+
+    @property
+    def scorecard_path(self) -> Path:
+        """The newest scorecard."""
+        return self.metrics_path / "scorecard.json"
+
+    @property
+    def report_path(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The recipe, with the overrides of this use."""
+        return load_config(self.recipe_path, self.overrides)
+
+    def with_overrides(self, overrides: Sequence[str]) -> RunFolder:
+        """Return the run with other values for how it is used; how it was trained is fixed."""
+        for override in overrides:
+            if not override.startswith(_CHANGEABLE):
+                raise ValueError(
+                    f"{override.partition('=')[0]} is fixed once a run is trained; "
+                    f"what can be set: {', '.join(_CHANGEABLE)}"
+                )
+        return replace(self, overrides=(*self.overrides, *overrides))
+
+    @property
+    def manifest(self) -> RunManifest:
+        """The manifest as it is on disk now."""
+        return RunManifest.from_file(self.manifest_path)
+
+    @property
+    def is_semi_parametric(self) -> bool:
+        """Whether images can be deleted from this run's model."""
+        return self.config.model.kind == "semi-parametric"
+
+    def complete_training(self, pipeline: GeneratorPipeline, record: TrainingRecord) -> None:
+        """Save the trained pipeline, then note in the manifest that training is complete."""
+        unfinished = self.path / "model.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if isinstance(pipeline, SemiParametricDDPMPipeline):
+            pipeline.save_pretrained(unfinished, include_exemplars=True)
+        else:
+            pipeline.save_pretrained(unfinished)
+        flush_tree(unfinished)
+        shutil.rmtree(self.model_path, ignore_errors=True)
+        unfinished.rename(self.model_path)
+        complete = replace(self.manifest, training=record)
+        write_text(self.manifest_path, json.dumps(asdict(complete), indent=2) + "\n")
+
+    def load_pipeline(self) -> GeneratorPipeline:
+        """Load the model as it is now."""
+        kind = SemiParametricDDPMPipeline if self.is_semi_parametric else ClassConditionalDDPMPipeline
+        return kind.from_pretrained(self.model_path, local_files_only=True)
+
+    def load_exemplars(self) -> ExemplarStore:
+        """Load the exemplar store alone: enough to delete from it."""
+        if not self.is_semi_parametric:
+            raise ValueError(
+                f"{self.path} is a {self.config.model.kind} model: its images are in its weights and cannot be "
+                f"deleted; retrain it with: gen-unlearn train --config RECIPE --without FILE"
+            )
+        return ExemplarStore.from_pretrained(self.model_path / "exemplars", local_files_only=True)
+
+    def receipts(self) -> list[DeletionReceipt]:
+        """Return all receipts, oldest first."""
+        return [DeletionReceipt.from_file(path) for path in sorted(self.receipts_path.glob("*.json"))]
+
+    def forgotten(self) -> ForgetSet | None:
+        """Return everything that was deleted from this run, or `None`."""
+        forgotten: ForgetSet | None = None
+        for receipt in self.receipts():
+            forgotten = receipt.forget_set if forgotten is None else forgotten.union(receipt.forget_set)
+        return forgotten
+
+    def state_digest(self) -> str:
+        """Identify what generates images now: the weights and, if there are any, the exemplars."""
+        training = self.manifest.training
+        weights = "" if training is None else training.weights_digest
+        return (
+            f"{weights[:16]}-{self.load_exemplars().digest[:16]}" if self.is_semi_parametric else weights[:16]
+        )
+
+    def commit_deletion(self, store: ExemplarStore, receipt: DeletionReceipt) -> Path:
+        """Put a store after a deletion in the place of the one before, and file the receipt.
+
+        The new store is written beside the old one and flushed. Then the receipt appears by one rename,
+        and from there on the deletion holds: a crash later is finished by `open`, a crash earlier undone.
+
+        Returns:
+            The receipt's file.
+        """
+        number = 1 + max((int(path.stem) for path in self.receipts_path.glob("*.json")), default=0)
+        following = self.model_path / f"exemplars.next-{number:04d}"
+        store.save_pretrained(following)
+        flush_tree(following)
+        self.receipts_path.mkdir(exist_ok=True)
+        receipt_path = self.receipts_path / f"{number:04d}.json"
+        write_text(receipt_path, receipt.to_json())
+        self._recover()
+        return receipt_path
+
+    def _recover(self) -> None:
+        """Finish deletions that have their receipt, undo those that have not."""
+        current, previous = self.model_path / "exemplars", self.model_path / "exemplars.previous"
+        for following in sorted(self.model_path.glob("exemplars.next-*")):
+            number = following.name.removeprefix("exemplars.next-")
+            if not (self.receipts_path / f"{number}.json").exists():
+                shutil.rmtree(following)
+                continue
+            if current.exists():
+                shutil.rmtree(previous, ignore_errors=True)
+                current.rename(previous)
+            following.rename(current)
+            flush_folder(self.model_path)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def weights_digest(pipeline: GeneratorPipeline) -> str:
+    """Return the SHA-256 of a pipeline's network weights."""
+    return digest_state(pipeline.unet.state_dict())
+
+
+def served_classes(pipeline: GeneratorPipeline) -> list[int]:
+    """Return the classes that can be sampled: those with an exemplar, or all of a plain model."""
+    if isinstance(pipeline, SemiParametricDDPMPipeline):
+        return [] if pipeline.exemplars is None else np.unique(pipeline.exemplars.labels).tolist()
+    return list(range(pipeline.num_classes))

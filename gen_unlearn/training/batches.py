@@ -1,0 +1,202 @@
+"""Training batches as a pure function of the step.
+
+Everything random about step *s* (which images, noise, timesteps, exemplars, dropout) is derived by hashing
+from the run's seed and *s*, for the whole batch of all processes. So a resumed run needs no generator state,
+and a run on two processes sees what a run on one sees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gen_unlearn.data import IndexedImages
+from gen_unlearn.exemplars import ExemplarStore
+from gen_unlearn.models.fusion import NULL_GROUP, plan_fusion
+from gen_unlearn.pixels import to_model_input
+from gen_unlearn.repro import id_keys, numpy_generator, torch_generator
+
+Conditioning = Callable[[np.ndarray, slice, int], Mapping[str, Any]]
+"""``(rows of the whole batch, part of this process, step) -> keyword arguments of the network``."""
+
+
+class DiffusionBatch(NamedTuple):
+    """One process's part of a training step.
+
+    Attributes:
+        images: clean images in [-1, 1], ``(batch, channels, height, width)``.
+        noise: standard normal, like `images`.
+        timesteps: int64 ``(batch,)``.
+        conditioning: further arguments of the network: tensors and plans.
+    """
+
+    images: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    conditioning: dict[str, Any]
+
+    def to(self, device: torch.device) -> DiffusionBatch:
+        """Move everything to `device`."""
+        conditioning = {name: value.to(device) for name, value in self.conditioning.items()}
+        return DiffusionBatch(
+            self.images.to(device), self.noise.to(device), self.timesteps.to(device), conditioning
+        )
+
+
+@dataclass(frozen=True)
+class DiffusionBatches(Dataset[DiffusionBatch]):
+    """Item *i* is micro-batch *i* of this process; ``accumulation`` of them make a step.
+
+    Attributes:
+        data: the training images.
+        conditioning: how the network learns what to generate.
+        batch_size: images of a step, over all processes and micro-batches.
+        steps: steps of the whole run.
+        num_timesteps: length of the noise schedule.
+        seed: seed of the run.
+        horizontal_flip: mirror each training image with probability 1/2; exemplars are never mirrored.
+        accumulation: micro-batches of a step.
+        process_index: which process this is.
+        num_processes: how many there are.
+    """
+
+    data: IndexedImages
+    conditioning: Conditioning
+    batch_size: int
+    steps: int
+    num_timesteps: int
+    seed: int
+    horizontal_flip: bool = False
+    accumulation: int = 1
+    process_index: int = 0
+    num_processes: int = 1
+
+    def __post_init__(self) -> None:
+        parts = self.accumulation * self.num_processes
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of gradient_accumulation_steps x processes "
+                f"({self.accumulation} x {self.num_processes})"
+            )
+        if not len(self.data):
+            raise ValueError("there is no training image")
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulation
+
+    def __getitem__(self, index: int) -> DiffusionBatch:
+        step, micro = divmod(index, self.accumulation)
+        size = self.batch_size // (self.accumulation * self.num_processes)
+        start = (micro * self.num_processes + self.process_index) * size
+        part = slice(start, start + size)
+
+        rows = self._rows(step)
+        images = to_model_input(self.data.images[rows[part]])
+        if self.horizontal_flip:
+            mirrored = numpy_generator(self.seed, "flip", step).random(self.batch_size)[part] < 0.5
+            images = torch.where(torch.from_numpy(mirrored)[:, None, None, None], images.flip(3), images)
+        draws = torch_generator(self.seed, "noise", step)
+        timesteps = torch.randint(0, self.num_timesteps, (self.batch_size,), generator=draws)
+        noise = torch.randn(self.batch_size, *images.shape[1:], generator=draws)
+        return DiffusionBatch(images, noise[part], timesteps[part], dict(self.conditioning(rows, part, step)))
+
+    def _rows(self, step: int) -> np.ndarray:
+        """Return the rows of a whole step, from an endless row of shuffled passes over the data."""
+        first, last = step * self.batch_size, (step + 1) * self.batch_size
+        passes = range(first // len(self.data), (last - 1) // len(self.data) + 1)
+        shuffled = np.concatenate(
+            [numpy_generator(self.seed, "order", number).permutation(len(self.data)) for number in passes]
+        )
+        offset = passes.start * len(self.data)
+        return shuffled[first - offset : last - offset]
+
+
+@dataclass(frozen=True)
+class ClassConditioning:
+    """Tell the network the class; sometimes the null label, for classifier-free guidance.
+
+    Attributes:
+        labels: class of each training image, int64 ``(n,)``.
+        num_classes: number of classes, and the index of the null label.
+        dropout: probability of the null label.
+        seed: seed of the run.
+    """
+
+    labels: np.ndarray
+    num_classes: int
+    dropout: float
+    seed: int
+
+    def __call__(self, rows: np.ndarray, part: slice, step: int) -> dict[str, Tensor]:
+        """Return ``class_labels`` for this process's part."""
+        dropped = numpy_generator(self.seed, "label dropout", step).random(len(rows)) < self.dropout
+        labels = np.where(dropped, self.num_classes, self.labels[rows])
+        return {"class_labels": torch.from_numpy(labels[part])}
+
+
+@dataclass(frozen=True)
+class ExemplarConditioning:
+    """Show the network exemplars of the image's class, never the image itself.
+
+    No exemplar of a step has the id of any image of that step, so an image is fused neither with itself
+    nor with a byte-identical copy. The number of exemplars per class is drawn log-uniformly for each step;
+    a class with fewer gives all it has. A dropped query sees the null token.
+
+    Attributes:
+        data: the training images.
+        store: the exemplars to choose from.
+        smallest: least number of exemplars per class.
+        largest: greatest number of exemplars per class.
+        dropout: probability that a query sees no exemplars.
+        label_slots: size of the network's label embedding, or `None`. Classes are given slots by
+            a new permutation each step, so that a slot means no class in particular.
+        label_dropout: probability of the null label; only with `label_slots`.
+        seed: seed of the run.
+    """
+
+    data: IndexedImages
+    store: ExemplarStore
+    smallest: int
+    largest: int
+    dropout: float
+    label_slots: int | None
+    label_dropout: float
+    seed: int
+
+    def __call__(self, rows: np.ndarray, part: slice, step: int) -> dict[str, Any]:
+        """Return ``exemplars`` and their ``plan`` for this process's part, and ``class_labels`` if used."""
+        draws = numpy_generator(self.seed, "exemplars", step)
+        count = round(math.exp(draws.uniform(math.log(self.smallest), math.log(self.largest))))
+        labels = self.data.labels[rows][part]
+        dropped = (draws.random(len(rows)) < self.dropout)[part]
+        groups, group_of_query = np.unique(labels, return_inverse=True)
+        excluded = id_keys(self.data.ids[rows])
+        chosen = [self._choose(int(label), count, excluded, step) for label in groups]
+        ends = np.cumsum([len(members) for members in chosen])
+        positions = np.split(np.arange(ends[-1]), ends[:-1])
+        arguments: dict[str, Any] = {
+            "exemplars": to_model_input(self.store.images[np.concatenate(chosen)]),
+            "plan": plan_fusion(np.where(dropped, NULL_GROUP, group_of_query), positions),
+        }
+        if self.label_slots is not None:
+            slot_of_class = draws.permutation(self.label_slots)
+            unlabelled = (draws.random(len(rows)) < self.label_dropout)[part]
+            slots = np.where(unlabelled, self.label_slots, slot_of_class[labels])
+            arguments["class_labels"] = torch.from_numpy(slots)
+        return arguments
+
+    def _choose(self, label: int, count: int, excluded: np.ndarray, step: int) -> np.ndarray:
+        """Choose exemplars of a class whose ids are not excluded."""
+        candidates = self.store.by_class(label)
+        draws = numpy_generator(self.seed, "exemplars", step, label)
+        asked = min(len(candidates), count + len(excluded))
+        shuffled = draws.choice(candidates, asked, replace=False)
+        allowed = shuffled[~np.isin(id_keys(self.store.ids[shuffled]), excluded)]
+        return allowed[:count]

@@ -1,0 +1,186 @@
+"""Train a denoiser: one loop for the semi-parametric model and for its parametric reference."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import DDPMScheduler
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader
+
+from gen_unlearn.progress import progress_bar
+from gen_unlearn.training.batches import DiffusionBatches
+from gen_unlearn.training.checkpoint import CheckpointFolder, TrainingInterruptedError, interrupts_deferred
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a denoiser is trained.
+
+    Attributes:
+        images: images shown in all, rounded up to whole steps.
+        batch_size: images of one step, over all processes and micro-batches.
+        learning_rate: peak of AdamW's learning rate.
+        warmup_images: images over which the learning rate rises linearly; it then falls to 0 by a cosine.
+        weight_decay: AdamW's decoupled weight decay.
+        max_grad_norm: the gradient is scaled down to this norm.
+        ema_max_decay: greatest decay of the averaged weights, which are what is kept.
+        ema_power: the decay after *k* steps is ``1 - (1 + k) ** -ema_power``, up to the greatest.
+        exemplars_per_class: least and greatest number of exemplars per class and step.
+        exemplar_dropout: probability that an image is denoised without exemplars.
+        label_dropout: probability of the null label, where labels are used.
+        horizontal_flip: mirror training images at random.
+        gradient_accumulation_steps: micro-batches of one step.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+        checkpoint_images: images between two resume points; they cost a few seconds each.
+        dataloader_workers: processes that decode images.
+        log_with: tracker, such as ``"tensorboard"`` or ``"wandb"``; `None` for none.
+    """
+
+    images: int = 120_000
+    batch_size: int = 120
+    learning_rate: float = 1e-3
+    warmup_images: int = 6_000
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_max_decay: float = 0.9999
+    ema_power: float = 0.75
+    exemplars_per_class: tuple[int, int] = (8, 32)
+    exemplar_dropout: float = 0.1
+    label_dropout: float = 0.1
+    horizontal_flip: bool = False
+    gradient_accumulation_steps: int = 1
+    mixed_precision: str = "no"
+    checkpoint_images: int = 60_000
+    dataloader_workers: int = 0
+    log_with: str | None = None
+
+    def __post_init__(self) -> None:
+        smallest, largest = self.exemplars_per_class
+        if not 1 <= smallest <= largest:
+            raise ValueError(
+                f"exemplars_per_class must be [least, greatest] from 1 up, got {[smallest, largest]}"
+            )
+        for name in ("images", "batch_size", "gradient_accumulation_steps", "checkpoint_images"):
+            if self.__dict__[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {self.__dict__[name]}")
+        for name in ("exemplar_dropout", "label_dropout"):
+            if not 0 <= self.__dict__[name] < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {self.__dict__[name]}")
+
+    @property
+    def steps(self) -> int:
+        """Number of optimiser steps."""
+        return math.ceil(self.images / self.batch_size)
+
+
+def train_diffusion(
+    model: ModelMixin,
+    noise_scheduler: DDPMScheduler,
+    batches: DiffusionBatches,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    checkpoints: CheckpointFolder | None = None,
+    description: str = "train",
+) -> float:
+    """Train `model` to predict the noise in `batches`, and leave it with the averaged weights.
+
+    Minimises ``mean (target - model(x_t, t, conditioning))²`` over pixels and batch, with
+    ``x_t = sqrt(ᾱ_t) x + sqrt(1 - ᾱ_t) ε`` (Ho et al. 2020); the target is ``ε``, or the velocity if the
+    schedule says so. Continues from the newest resume point, exactly as if it had not stopped.
+
+    Args:
+        model: network called as ``model(x_t, t, **conditioning)``; changed in place.
+        noise_scheduler: the noise schedule.
+        batches: what each step sees.
+        config: hyper-parameters.
+        accelerator: devices, precision, accumulation and trackers.
+        checkpoints: where resume points go; `None` for none.
+        description: shown before the progress bar.
+
+    Returns:
+        Mean loss over the last tenth of the steps that were run.
+
+    Raises:
+        TrainingInterruptedError: Ctrl-C; a resume point was written if there is a place for it.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    ema = EMAModel(
+        model.parameters(),
+        decay=config.ema_max_decay,
+        use_ema_warmup=True,
+        power=config.ema_power,
+        foreach=True,
+    )
+    ema.to(accelerator.device)
+    first_step = checkpoints.resume(accelerator, ema) if checkpoints is not None else 0
+    total = config.steps * config.batch_size
+    positions = range(first_step * batches.accumulation, len(batches))
+    loader = DataLoader(batches, batch_size=None, sampler=positions, num_workers=config.dataloader_workers)
+    recent_losses: list[torch.Tensor] = []
+    step, loss_sum = first_step, torch.zeros((), device=accelerator.device)
+    wrapped.train()
+
+    progress = progress_bar(total, description, initial=first_step * config.batch_size)
+    with interrupts_deferred() as stop, progress:
+        for host_batch in loader:
+            batch = host_batch.to(accelerator.device)
+            noisy = noise_scheduler.add_noise(batch.images, batch.noise, batch.timesteps)
+            target = batch.noise
+            if noise_scheduler.config.prediction_type == "v_prediction":
+                target = noise_scheduler.get_velocity(batch.images, batch.noise, batch.timesteps)
+            with accelerator.accumulate(wrapped):
+                prediction = wrapped(noisy, batch.timesteps, **batch.conditioning).sample
+                loss = F.mse_loss(prediction.float(), target.float())
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(config, step * config.batch_size)
+                optimizer.step()
+                optimizer.zero_grad()
+            loss_sum += loss.detach() / batches.accumulation
+            if not accelerator.sync_gradients:
+                continue
+
+            ema.step(model.parameters())
+            step += 1
+            progress.update(config.batch_size)
+            recent_losses.append(loss_sum)
+            loss_sum = torch.zeros_like(loss_sum)
+            if step % 50 == 0:
+                recent_losses = recent_losses[-max(50, config.steps // 10) :]
+                mean_loss = accelerator.reduce(torch.stack(recent_losses[-50:]).mean(), "mean").item()
+                progress.set_postfix(loss=f"{mean_loss:.4f}")
+                accelerator.log(
+                    {"loss": mean_loss, "lr": learning_rate(config, step * config.batch_size)}, step
+                )
+            due = step * config.batch_size // config.checkpoint_images
+            if checkpoints is not None and (
+                stop.made or due > (step - 1) * config.batch_size // config.checkpoint_images
+            ):
+                checkpoints.save(accelerator, ema, step)
+            if stop.made:
+                raise TrainingInterruptedError(step * config.batch_size, total)
+
+    ema.copy_to(model.parameters())
+    return (
+        torch.stack(recent_losses[-max(1, config.steps // 10) :]).mean().item() if recent_losses else math.nan
+    )
+
+
+def learning_rate(config: TrainingConfig, images: int) -> float:
+    """Return the learning rate after `images` images: a linear rise, then half a cosine down to 0."""
+    total = config.steps * config.batch_size
+    if images < config.warmup_images:
+        return (
+            config.learning_rate * (images + config.batch_size) / (config.warmup_images + config.batch_size)
+        )
+    fraction = (images - config.warmup_images) / max(1, total - config.warmup_images)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
