@@ -8,12 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
-
-if TYPE_CHECKING:
-    from gen_unlearn.config import RunConfig
 
 P = ParamSpec("P")
 
@@ -68,7 +65,9 @@ def demo(
 
     config = demo_config(overrides or [])
     if dry_run:
-        _print(f"would run the demo into {out} with this recipe:\n{config.to_yaml()}", {"out": str(out)}, as_json)
+        _print(
+            f"would run the demo into {out} with this recipe:\n{config.to_yaml()}", {"out": str(out)}, as_json
+        )
         return
     with _resumable(f"gen-unlearn demo --out {out}"):
         summary = run_demo(config, out)
@@ -83,7 +82,9 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the new run.")] = None,
     without: Annotated[
         list[Path] | None,
-        typer.Option("--without", help="Receipt, or run with receipts, whose images are left out. Repeatable."),
+        typer.Option(
+            "--without", help="Receipt, or run with receipts, whose images are left out. Repeatable."
+        ),
     ] = None,
     overrides: SetOption = None,
     dry_run: DryRunOption = False,
@@ -92,15 +93,19 @@ def train(
     """Train a generator from a recipe, or its oracle; continue after an interruption."""
     from gen_unlearn.commands.train import describe, read_forget_sets
     from gen_unlearn.commands.train import train as train_run
+    from gen_unlearn.config import load_config
 
     if (run is None) == (config is None or out is None) or (run is not None and (config or out or overrides)):
         raise ValueError("expected either --config RECIPE --out DIR, or the RUN to continue and nothing else")
     folder = run or out
-    recipe = _load_recipe((run / "recipe.yaml") if run else config, overrides)
+    recipe_path = config if run is None else run / "recipe.yaml"
+    assert folder is not None
+    assert recipe_path is not None
+    recipe = load_config(recipe_path, overrides or [])
     forget = read_forget_sets(without or [])
     if dry_run:
         _print(
-            f"would train into {folder}, without {0 if forget is None else len(forget)} images, this recipe:\n"
+            f"would train into {folder}, without {len(forget or ())} images, this recipe:\n"
             f"{recipe.to_yaml()}",
             {"out": str(folder), "recipe": recipe.digest},
             as_json,
@@ -155,10 +160,13 @@ def sample(
     run: RunArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for the PNG files; must be new or empty.")],
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="Name or index of a class; all by default. Repeatable.")
+        list[str] | None,
+        typer.Option("--class", help="Name or index of a class; all by default. Repeatable."),
     ] = None,
     count: Annotated[int, typer.Option(help="Images per class.")] = 10,
-    null: Annotated[bool, typer.Option("--null", help="Sample from the null token, without exemplars.")] = False,
+    null: Annotated[
+        bool, typer.Option("--null", help="Sample from the null token, without exemplars.")
+    ] = False,
     overrides: SetOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -172,9 +180,7 @@ def sample(
     request = SampleRequest(tuple(classes or ()), count, null)
     if dry_run:
         labels = request.resolve(folder)
-        _print(
-            f"would write {len(labels) * count} images to {out}", {"images": len(labels) * count}, as_json
-        )
+        _print(f"would write {len(labels) * count} images to {out}", {"images": len(labels) * count}, as_json)
         return
     written = sample_run(folder, request, out)
     _print(f"wrote {written} images and sheet.png to {out}", {"images": written, "out": str(out)}, as_json)
@@ -203,7 +209,7 @@ def evaluate(
     oracle_folder = RunFolder.open(oracle) if oracle is not None else None
     if dry_run:
         plan = sample_plan(folder)
-        text = f"would judge {run} by {plan.images_per_class} images per class and {plan.null_images} null images"
+        text = f"would judge {run} by {plan.images_per_class} images per class and {plan.null_images} others"
         _print(text, {"images_per_class": plan.images_per_class, "null_images": plan.null_images}, as_json)
         return
     card = evaluate_run(folder, oracle_folder)
@@ -240,14 +246,6 @@ def info(
 
     facts = describe_software() if run is None else describe_run(run)
     _print("\n".join(f"{name:<18} {value}" for name, value in facts.items()), facts, as_json)
-
-
-def _load_recipe(path: Path | None, overrides: list[str] | None) -> RunConfig:
-    from gen_unlearn.config import load_config
-
-    if path is None:
-        raise ValueError("expected --config RECIPE")
-    return load_config(path, overrides or [])
 
 
 @contextmanager

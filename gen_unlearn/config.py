@@ -123,7 +123,7 @@ def _refuse_unknown_keys(kind: type, values: dict[str, Any], origin: str, place:
             _refuse_unknown_keys(nested, value, origin, f"{place}{key}.")
 
 
-def _dataclass_in(hint: Any) -> type | None:
+def _dataclass_in(hint: Any) -> Any:
     """Return the dataclass that a field's type is, possibly optional."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return next((option for option in options if dataclasses.is_dataclass(option)), None)

@@ -15,6 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.forget import ForgetSet
+from gen_unlearn.indexed_images import first_few
 from gen_unlearn.metrics.copying import nearest_images
 from gen_unlearn.models.fusion import ExemplarTokens
 from gen_unlearn.models.unet import SemiParametricUNet2DModel
@@ -53,7 +54,7 @@ class ExemplarStore(ModelMixin, ConfigMixin):
         height: int = 32,
         width: int = 32,
         channels: int = 3,
-        class_names: Sequence[str] = (),
+        class_names: Sequence[str] = (),  # noqa: ARG002, kept in the configuration
     ) -> None:
         super().__init__()
         self.register_buffer("pixels", torch.zeros(count, height, width, channels, dtype=torch.uint8))
@@ -153,7 +154,7 @@ class ExemplarStore(ModelMixin, ConfigMixin):
         if len(unknown):
             raise ValueError(
                 f"{len(unknown)} of {len(forget)} ids are not in the store: "
-                f"{', '.join(ids_to_hex(unknown[:3]))}{', ...' if len(unknown) > 3 else ''}; nothing was deleted"
+                f"{first_few(ids_to_hex(unknown))}; nothing was deleted"
             )
         started = time.perf_counter()
         digest_before = self.digest

@@ -105,16 +105,16 @@ class IndexedImages:
         """Return the index of a class given by name (text) or by index (integer); see `class_index`."""
         return class_index(self.class_names, name_or_index)
 
-    def in_memory(self) -> IndexedImages:
-        """Return the data with every image decoded, as one uint8 array."""
+    def all_images(self) -> np.ndarray:
+        """Return every image, decoded if need be, as one uint8 array ``(n, height, width, channels)``."""
         if isinstance(self.images, np.ndarray):
-            return self
+            return self.images
         images = np.empty(self.images.shape, dtype=np.uint8)
         starts = range(0, len(self), _DECODE_BATCH)
         for start in starts:
             rows = np.arange(start, min(start + _DECODE_BATCH, len(self)))
             images[rows] = self.images[rows]
-        return replace(self, images=images)
+        return images
 
 
 def class_index(class_names: Sequence[str], name_or_index: str | int) -> int:

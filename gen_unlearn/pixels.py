@@ -11,7 +11,7 @@ LARGEST_PLAUSIBLE_VALUE = 8.0
 
 
 def to_model_input(images: np.ndarray) -> Tensor:
-    """Map uint8 ``(images, height, width, channels)`` to float32 ``(images, channels, height, width)`` in [-1, 1]."""
+    """Map uint8 ``(n, height, width, channels)`` to float32 ``(n, channels, height, width)`` in [-1, 1]."""
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(
             f"expected uint8 images of shape (n, height, width, channels), got {images.dtype} {images.shape}"

@@ -112,7 +112,8 @@ class DeletionReceipt:
         per_class = ", ".join(f"{name}: {count}" for name, count in self.removed_per_class.items())
         return "\n".join(
             [
-                f"deleted     {self.removed} images ({per_class}) from the {self.artefact}, {self.remaining} remain",
+                f"deleted     {self.removed} images ({per_class}); {self.remaining} remain",
+                f"from        {self.artefact}",
                 f"reason      {self.reason}",
                 f"level       {self.level}: {PROMISES[self.level]}",
                 f"forget set  {self.forget_digest[:16]}...",

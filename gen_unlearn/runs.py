@@ -223,7 +223,7 @@ class RunFolder:
         """Load the exemplar store alone: enough to delete from it."""
         if not self.is_semi_parametric:
             raise ValueError(
-                f"{self.path} is a {self.config.model.kind} model: its images are in its weights and cannot be "
+                f"{self.path} is a {self.config.model.kind} model: images are in its weights and cannot be "
                 f"deleted; retrain it with: gen-unlearn train --config RECIPE --without FILE"
             )
         return ExemplarStore.from_pretrained(self.model_path / "exemplars", local_files_only=True)

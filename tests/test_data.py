@@ -226,9 +226,9 @@ def test_lazy_images_equal_images_in_memory(folder: Path) -> None:
     for rows in (np.array([2, 0, 2]), np.array([], dtype=np.int64), np.array([True, False, False, True])):
         np.testing.assert_array_equal(lazy.images[rows], eager.images[rows])
         np.testing.assert_array_equal(
-            lazy.select(rows).in_memory().images[np.arange(0)], eager.select(rows).images[np.arange(0)]
+            lazy.select(rows).all_images()[np.arange(0)], eager.select(rows).images[np.arange(0)]
         )
-    np.testing.assert_array_equal(lazy.in_memory().images[np.arange(4)], eager.images[np.arange(4)])
+    np.testing.assert_array_equal(lazy.all_images()[np.arange(4)], eager.images[np.arange(4)])
     clone = pickle.loads(pickle.dumps(lazy))
     np.testing.assert_array_equal(clone.images[np.arange(4)], eager.images[np.arange(4)])
 
@@ -237,7 +237,7 @@ def test_lazy_images_notice_a_changed_file(folder: Path) -> None:
     data = load_folder(folder, size=SIZE, channels=3, memory_limit=0)
     write(folder / "cat" / "2.png", png(pixels(1, seed=9)[0]))
     with pytest.raises(ValueError, match="1 of 4 images changed on disk"):
-        data.in_memory()
+        data.all_images()
 
 
 # --- tables

@@ -105,7 +105,9 @@ def _overhead(run: RunFolder) -> Measure:
     config = run.config
     pipeline = run.load_pipeline()
     plain = build_denoiser(
-        replace(config.model, kind="class-conditional"), run.manifest.image_shape, len(run.manifest.class_names)
+        replace(config.model, kind="class-conditional"),
+        run.manifest.image_shape,
+        len(run.manifest.class_names),
     )
     assert isinstance(plain, UNet2DModel)
     reference = ClassConditionalDDPMPipeline(plain.eval(), pipeline.scheduler)
@@ -115,9 +117,9 @@ def _overhead(run: RunFolder) -> Measure:
     return Measure.of(
         "sampling_overhead_vs_ddpm",
         sampling_overhead(pipeline, reference, labels, timed, repeats=5),
-        f"Seconds per image over those of a plain class-conditional DDPM of the same size, in one run: batches "
-        f"of {_TIMED_IMAGES}, 10 steps, the same sampler and guidance, with {timed.exemplars_per_class} exemplars "
-        "per class. Encoding the exemplars, done once, is not in it.",
+        "Seconds per image over those of a plain class-conditional DDPM of the same size, in one run: "
+        f"batches of {_TIMED_IMAGES}, 10 steps, the same sampler and guidance, with {timed.exemplars_per_class} "
+        "exemplars per class. Encoding the exemplars, done once, is not in it.",
         1.0,
         "the plain model",
     )

@@ -58,7 +58,8 @@ def evaluate(run: RunFolder, oracle: RunFolder | None = None) -> Scorecard:
         ),
         protocol=_protocol(run, judge, evidence),
         accuracy_per_class={
-            state: accuracy_per_class(judge, drawn, split.test.class_names) for state, drawn in samples.items()
+            state: accuracy_per_class(judge, drawn, split.test.class_names)
+            for state, drawn in samples.items()
         },
         samples={state: path.name for state, path in files.items()},
         notes=tuple(notes),
@@ -87,7 +88,7 @@ def find_judge(run: RunFolder, train: IndexedImages) -> Judge:
     if not folder.exists():
         classes = len(run.manifest.class_names)
         config = run.config.evaluation.judge
-        model = train_judge(train.in_memory().images[:], train.labels, classes, config, run.config.seed)
+        model = train_judge(train.all_images(), train.labels, classes, config, run.config.seed)
         unfinished = run.metrics_path / "judge.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished)

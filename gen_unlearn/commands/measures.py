@@ -90,14 +90,15 @@ class Judge:
 def measure_quality(judge: Judge, evidence: Evidence) -> list[Measure]:
     """Measure Frechet distances and label accuracy on the retained classes, for every state."""
     classes, deletion = evidence.retained_classes, evidence.deletion
-    reference = _of_classes(evidence.test, classes)
+    test = _of_classes(evidence.test, classes)
+    reference = test.all_images()
     real = _of_classes(deletion.retained, classes)
-    floor, _ = judge.distance(real.images[:], reference.images[:])
-    best = label_accuracy(judge.recognise(reference.images[:]), reference.labels, classes)
+    floor, _ = judge.distance(real.all_images(), reference)
+    best = label_accuracy(judge.recognise(reference), test.labels, classes)
     distances, accuracies = [], []
     for state, samples in evidence.states.items():
         retained = samples.of_classes(classes)
-        value, error = judge.distance(retained.images, reference.images[:])
+        value, error = judge.distance(retained.images, reference)
         distances.append(
             Measure(
                 f"fd_retain_{state}",
@@ -255,7 +256,7 @@ def accuracy_per_class(judge: Judge, samples: SampleSet, class_names: Sequence[s
 
 
 def _of_classes(data: IndexedImages, classes: Sequence[int]) -> IndexedImages:
-    return data.select(np.flatnonzero(np.isin(data.labels, classes))).in_memory()
+    return data.select(np.flatnonzero(np.isin(data.labels, classes)))
 
 
 def _median(distances: np.ndarray) -> Estimate:

@@ -70,4 +70,6 @@ def _picture(image: np.ndarray) -> Image.Image:
 
 def _file_name(class_name: str) -> str:
     """Replace what a file name cannot hold."""
-    return "".join(letter if letter.isalnum() or letter in " ._-" else "_" for letter in class_name).strip(" .")
+    return "".join(letter if letter.isalnum() or letter in " ._-" else "_" for letter in class_name).strip(
+        " ."
+    )

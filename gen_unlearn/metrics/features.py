@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from gen_unlearn.pixels import to_model_input
 from gen_unlearn.repro import digest_arrays, digest_bytes, torch_generator
 
 
@@ -121,12 +122,6 @@ def require_images(images: np.ndarray) -> None:
         )
 
 
-def pixels_to_tensor(images: np.ndarray) -> torch.Tensor:
-    """Map uint8 ``(n, height, width, channels)`` to float32 ``(n, channels, height, width)`` in [-1, 1]."""
-    require_images(images)
-    return torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32, order="C")) / 127.5 - 1
-
-
 def extract_features(extractor: FeatureExtractor, images: np.ndarray, batch_size: int = 512) -> np.ndarray:
     """Return the features of uint8 images ``(n, height, width, channels)`` as float64 ``(n, dim)``.
 
@@ -172,7 +167,7 @@ class RandomConvFeatures:
         Raises:
             ValueError: if the images are not uint8, have another number of channels, or are too small.
         """
-        hidden = pixels_to_tensor(images)
+        hidden = to_model_input(images)
         if hidden.shape[1] not in (1, 3) or min(hidden.shape[2:]) < 8:
             raise ValueError(
                 f"expected one or three channels and at least 8 x 8 pixels, got images of shape "

@@ -50,8 +50,8 @@ class Scorecard:
     Attributes:
         measures: the numbers.
         protocol: extractor, references, numbers of images, sampler and seeds: what a comparison must share.
-        accuracy_per_class: state (``before``, ``after``, ``oracle``) -> class name -> share of images asked for
-            under the class that the judge recognises as it. A refused class is left out.
+        accuracy_per_class: state (``before``, ``after``, ``oracle``) -> class name -> share of the images
+            asked for under the class that the judge recognises as it. A refused class is left out.
         samples: state -> name of the file in the run's ``samples`` folder that holds its images.
         notes: what the reader must know, such as a comparison that could not be made.
     """

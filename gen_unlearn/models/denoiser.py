@@ -25,7 +25,7 @@ class DenoiserConfig:
         norm_num_groups: groups of every group normalisation.
         dropout: dropout of the residual blocks.
         resnet_time_scale_shift: ``"default"`` or ``"scale_shift"``.
-        label_embedding: give the semi-parametric queries an embedding of permuted label slots, as in the paper.
+        label_embedding: embed permuted label slots in the semi-parametric queries, as in the paper.
         fusion_type: ``"dot-product"`` or ``"additive"``.
         fusion_heads: heads of the dot-product fusion.
         fusion_residual: add the fusion's result to the bottleneck instead of replacing it.

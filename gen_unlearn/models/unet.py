@@ -42,8 +42,8 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
     """Denoise images with a UNet that takes its bottleneck from exemplars (arXiv 2603.22870).
 
     The network is ``decode(fuse(encode(sample)))``: the encoder of a diffusers `UNet2DModel` (down to the
-    first block of its middle), a `FusionBlock` over the encoded exemplars, and the rest of the UNet. Exemplars
-    pass the same encoder, clean and with timestep 0, without gradient. By default class identity
+    first block of its middle), a `FusionBlock` over the encoded exemplars, and the rest of the UNet. The
+    exemplars pass the same encoder, clean and with timestep 0, without gradient. By default class identity
     reaches the network only through the exemplars.
 
     Args:

@@ -80,7 +80,7 @@ def sample_images(
                 for label, index in zip(batch_labels, batch_indices, strict=True)
             ]
             if isinstance(pipeline, SemiParametricDDPMPipeline):
-                output = pipeline(
+                (images,) = pipeline(
                     batch_labels,
                     exemplars_per_class=config.exemplars_per_class,
                     exemplar_seed=[config.seed + index // config.images_per_draw for index in batch_indices],
@@ -89,15 +89,17 @@ def sample_images(
                     generator=noise,
                     on_empty_class=on_empty_class,
                     output_type="uint8",
+                    return_dict=False,
                 )
             else:
-                output = pipeline(
+                (images,) = pipeline(
                     batch_labels,
                     guidance_scale=config.guidance_scale,
                     num_inference_steps=config.num_inference_steps,
                     generator=noise,
                     output_type="uint8",
+                    return_dict=False,
                 )
-            batches.append(output.images)
+            batches.append(images)
             progress.update(len(batch_labels))
     return np.concatenate(batches)

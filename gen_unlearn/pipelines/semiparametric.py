@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
         exemplars: the images that the denoiser looks at. Without them every label is empty.
     """
 
-    _optional_components = ["exemplars"]
+    _optional_components: ClassVar[list[str]] = ["exemplars"]
     model_cpu_offload_seq = "unet"
 
     def __init__(

@@ -82,7 +82,7 @@ class DiffusionBatches(Dataset[DiffusionBatch]):
         parts = self.accumulation * self.num_processes
         if self.batch_size % parts:
             raise ValueError(
-                f"batch_size ({self.batch_size}) must be a multiple of gradient_accumulation_steps x processes "
+                f"batch_size ({self.batch_size}) must be a multiple of micro-batches x processes "
                 f"({self.accumulation} x {self.num_processes})"
             )
         if not len(self.data):

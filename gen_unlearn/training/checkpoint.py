@@ -76,7 +76,7 @@ class CheckpointFolder:
         progress = json.loads((found[-1] / "progress.json").read_text())
         if progress["recipe_digest"] != self.recipe_digest:
             raise ValueError(
-                f"{found[-1]} belongs to another recipe; use another output folder, or delete it to start anew"
+                f"{found[-1]} belongs to another recipe; use another output folder, or delete it"
             )
         accelerator.load_state(str(found[-1]))
         averaged = load_file(found[-1] / "ema.safetensors")
@@ -112,7 +112,7 @@ def interrupts_deferred() -> Iterator[StopRequest]:
         yield request
         return
 
-    def remember(signum: int, frame: FrameType | None) -> None:
+    def remember(_number: int, _frame: FrameType | None) -> None:
         if request.made:
             raise KeyboardInterrupt
         request.made = True

@@ -12,7 +12,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from gen_unlearn.metrics.features import pixels_to_tensor, require_images
+from gen_unlearn.metrics.features import require_images
+from gen_unlearn.pixels import to_model_input
 from gen_unlearn.progress import progress_bar
 from gen_unlearn.repro import derive_seed, digest_bytes, digest_state, torch_generator
 
@@ -116,7 +117,7 @@ def train_judge(
 
     with progress_bar(config.epochs * len(images), "train judge") as progress:
         for batch in _batches(len(images), config, generator):
-            inputs = _shift(pixels_to_tensor(images[batch.numpy()]), config.max_shift, generator)
+            inputs = _shift(to_model_input(images[batch.numpy()]), config.max_shift, generator)
             loss = F.cross_entropy(model(inputs.to(device)), targets[batch].to(device))
             optimizer.zero_grad()
             loss.backward()
@@ -131,7 +132,7 @@ def predict(model: JudgeClassifier, images: np.ndarray, batch_size: int = 512) -
     require_images(images)
     with torch.inference_mode():
         batches = [
-            model(pixels_to_tensor(images[start : start + batch_size]).to(model.device)).argmax(dim=1)
+            model(to_model_input(images[start : start + batch_size]).to(model.device)).argmax(dim=1)
             for start in range(0, len(images), batch_size)
         ]
     return torch.cat(batches).cpu().numpy()
@@ -154,7 +155,7 @@ class JudgeFeatures:
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Map uint8 images ``(n, height, width, channels)`` to float32 features ``(n, dim)``."""
-        return self._model.features(pixels_to_tensor(images).to(self._model.device)).cpu().numpy()
+        return self._model.features(to_model_input(images).to(self._model.device)).cpu().numpy()
 
 
 def _checked_labels(labels: np.ndarray, count: int, num_classes: int) -> torch.Tensor:

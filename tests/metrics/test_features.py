@@ -9,7 +9,6 @@ from gen_unlearn.metrics.features import (
     MeasurementProtocol,
     RandomConvFeatures,
     extract_features,
-    pixels_to_tensor,
 )
 
 PROTOCOL = MeasurementProtocol("toy", "0" * 64, (8, 8, 1))
@@ -59,14 +58,6 @@ def test_protocol_describes_the_measurement() -> None:
         "image_shape": [9, 8, 3],
         "resize": "none",
     }
-
-
-def test_pixels_map_to_minus_one_to_one() -> None:
-    pixels = np.array([0, 255], dtype=np.uint8).reshape(1, 1, 2, 1)
-    pixels.flags.writeable = False
-    tensor = pixels_to_tensor(pixels)
-    assert tensor.shape == (1, 1, 1, 2)
-    assert tensor.flatten().tolist() == [-1.0, 1.0]
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (9, 13, 3), (64, 64, 3)])
