@@ -60,7 +60,7 @@ def demo(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train on handwritten digits, delete a class and some images, retrain, compare, report."""
+    """Show the whole job on handwritten digits."""
     from gen_unlearn.commands.demo import demo_config, run_demo
 
     config = demo_config(overrides or [])
@@ -90,7 +90,7 @@ def train(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a generator from a recipe, or its oracle; continue after an interruption."""
+    """Train a generator, or its oracle."""
     from gen_unlearn.commands.train import describe, read_forget_sets
     from gen_unlearn.commands.train import train as train_run
     from gen_unlearn.config import load_config
@@ -171,7 +171,7 @@ def sample(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Generate images as PNG files, with a contact sheet."""
+    """Generate images as PNG files."""
     from gen_unlearn.commands.sample import SampleRequest
     from gen_unlearn.commands.sample import sample as sample_run
     from gen_unlearn.runs import RunFolder
@@ -197,7 +197,7 @@ def evaluate(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a run now, and what a deletion changed; run it before forget as well."""
+    """Measure a run, and what a deletion changed."""
     from dataclasses import asdict
 
     from gen_unlearn.commands.evaluate import evaluate as evaluate_run
@@ -224,7 +224,7 @@ def report(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write one self-contained HTML page from what was evaluated."""
+    """Write what was evaluated as one HTML page."""
     from gen_unlearn.commands.report import write_report
     from gen_unlearn.runs import RunFolder
 
@@ -241,7 +241,7 @@ def info(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run folder.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Describe a run, or the installed software."""
+    """Describe a run, or the software."""
     from gen_unlearn.commands.info import describe_run, describe_software
 
     facts = describe_software() if run is None else describe_run(run)

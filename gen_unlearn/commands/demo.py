@@ -118,8 +118,8 @@ def _overhead(run: RunFolder) -> Measure:
         "sampling_overhead_vs_ddpm",
         sampling_overhead(pipeline, reference, labels, timed, repeats=5),
         "Seconds per image over those of a plain class-conditional DDPM of the same size, in one run: "
-        f"batches of {_TIMED_IMAGES}, 10 steps, the same sampler and guidance, with {timed.exemplars_per_class} "
-        "exemplars per class. Encoding the exemplars, done once, is not in it.",
+        f"batches of {_TIMED_IMAGES}, 10 steps, the same sampler and guidance, "
+        f"{timed.exemplars_per_class} exemplars per class. Encoding the exemplars, done once, is not in it.",
         1.0,
         "the plain model",
     )

@@ -1,0 +1,174 @@
+"""Measure speed as ratios, in one run, on this machine.
+
+    python -m evaluation.performance
+
+Each row is a median over repeats with its spread, and names what it is compared with and its target. Writes
+``evaluation/results/performance.json`` and prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from gen_unlearn.atomic import write_text
+from gen_unlearn.config import RunConfig, load_config
+from gen_unlearn.data import IndexedImages, load_split
+from gen_unlearn.exemplars import ExemplarStore
+from gen_unlearn.forget import ForgetSet
+from gen_unlearn.metrics.cost import median_ratio, sampling_overhead
+from gen_unlearn.models.denoiser import build_denoiser
+from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
+from gen_unlearn.pipelines.denoising import build_sampler
+from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
+from gen_unlearn.repro import image_ids, numpy_generator, software_versions
+from gen_unlearn.training.batches import (
+    ClassConditioning,
+    Conditioning,
+    DiffusionBatches,
+    ExemplarConditioning,
+)
+from gen_unlearn.training.diffusion import train_diffusion
+
+ROOT = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; `target` is the greatest value that meets it."""
+
+    work: str
+    compared_with: str
+    value: float
+    spread: float
+    unit: str
+    target: float
+
+    def __str__(self) -> str:
+        verdict = "met" if self.value <= self.target else "missed"
+        measured = f"{self.value:.3g} ± {self.spread:.2g}{self.unit}"
+        target = f"target {self.target:g}{self.unit} {verdict}"
+        return f"{self.work:<62} {self.compared_with:<34} {measured:>18}  {target}"
+
+
+def main() -> None:
+    """Measure every row, print the table and write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=9, help="timed pairs of each row")
+    parser.add_argument("--result", type=Path, default=ROOT / "results" / "performance.json")
+    arguments = parser.parse_args()
+    config = load_config(ROOT.parent / "configs" / "digits_spm.yaml")
+    data = load_split(config.data).train
+    rows = [
+        *sampling_rows(config, data, arguments.repeats),
+        training_row(config, data, arguments.repeats),
+        *deletion_rows(data, arguments.repeats),
+    ]
+    for row in rows:
+        sys.stdout.write(f"{row}\n")
+    machine = {"cpu_threads": torch.get_num_threads(), "machine": platform.machine()}
+    result = {"command": "python -m evaluation.performance", "recipe": config.digest, "machine": machine}
+    result |= {"versions": software_versions(), "rows": [asdict(row) for row in rows]}
+    arguments.result.parent.mkdir(parents=True, exist_ok=True)
+    write_text(arguments.result, json.dumps(result, indent=2) + "\n")
+
+
+def pipelines(
+    config: RunConfig, data: IndexedImages
+) -> tuple[SemiParametricDDPMPipeline, ClassConditionalDDPMPipeline]:
+    """Build both pipelines of one size with fresh weights: speed does not depend on training."""
+    classes = len(data.class_names)
+    sampler = build_sampler(config.sampling.sampler, config.noise.build())
+    spm = build_denoiser(config.model, data.image_shape, classes).eval()
+    plain = build_denoiser(replace(config.model, kind="class-conditional"), data.image_shape, classes).eval()
+    return (
+        SemiParametricDDPMPipeline(spm, sampler, ExemplarStore.from_images(data)),
+        ClassConditionalDDPMPipeline(plain, sampler),
+    )
+
+
+def sampling_rows(config: RunConfig, data: IndexedImages, repeats: int) -> list[Row]:
+    """Time sampling per image, with and without guidance."""
+    spm, plain = pipelines(config, data)
+    labels = [index % len(data.class_names) for index in range(100)]
+    rows = []
+    for guidance in (1.3, 1.0):
+        timed = replace(config.sampling, num_inference_steps=10, guidance_scale=guidance)
+        overhead = sampling_overhead(spm, plain, labels, timed, repeats)
+        work = f"SPM sampling, {timed.exemplars_per_class} exemplars per class, guidance {guidance:g}"
+        rows.append(
+            Row(work, "plain DDPM of the same size", overhead.value, overhead.standard_error, "x", 1.1)
+        )
+    return rows
+
+
+def training_row(config: RunConfig, data: IndexedImages, repeats: int) -> Row:
+    """Time 20 training steps of both models on the same images."""
+    classes, steps = len(data.class_names), 20
+    training = replace(config.training, images=steps * config.training.batch_size)
+    smallest, largest = training.exemplars_per_class
+    store = ExemplarStore.from_images(data)
+    exemplars = ExemplarConditioning(
+        data, store, smallest, largest, training.exemplar_dropout, None, training.label_dropout, config.seed
+    )
+    labels = ClassConditioning(data.labels, classes, training.label_dropout, config.seed)
+    accelerator = Accelerator()
+
+    def seconds(kind: str, conditioning: Conditioning) -> float:
+        model = build_denoiser(replace(config.model, kind=kind), data.image_shape, classes)
+        batches = DiffusionBatches(data, conditioning, training.batch_size, steps, 1000, config.seed)
+        return _seconds(
+            lambda: train_diffusion(model, config.noise.build(), batches, training, accelerator, None, kind)
+        )
+
+    pairs = [
+        (seconds("semi-parametric", exemplars), seconds("class-conditional", labels)) for _ in range(repeats)
+    ]
+    ratio = median_ratio(pairs[1:])
+    work = f"SPM training step, {smallest} to {largest} exemplars per class"
+    return Row(work, "plain DDPM step, same images", ratio.value, ratio.standard_error, "x", 1.5)
+
+
+def deletion_rows(data: IndexedImages, repeats: int) -> list[Row]:
+    """Time deletions inside the process, with the digests of the receipt."""
+    draws = numpy_generator(0, "performance")
+    noise = draws.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)
+    labels = draws.integers(0, 10, len(noise))
+    names = tuple(str(label) for label in range(10))
+    large = IndexedImages(noise, labels, image_ids(noise), names, tuple(map(str, range(len(noise)))))
+    cases = [
+        ("one class of the digits", data, data.labels == 3, 50.0),
+        ("1 of 50,000 CIFAR-size images", large, np.arange(len(noise)) == 7, 100.0),
+        ("5,000 of 50,000 CIFAR-size images", large, np.arange(len(noise)) < 5000, 1000.0),
+    ]
+    rows = []
+    for work, images, leaving, target in cases:
+        store = ExemplarStore.from_images(images)
+        forget = ForgetSet(images.ids[leaving], "performance")
+        milliseconds = []
+        for _ in range(repeats):
+            milliseconds.append(1000 * store.delete(forget).seconds)
+            store.add(images.select(np.flatnonzero(leaving)))
+        spread = 1.4826 * float(np.median(np.abs(milliseconds - np.median(milliseconds))))
+        rows.append(Row(f"delete {work}", "-", float(np.median(milliseconds)), spread, " ms", target))
+    return rows
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

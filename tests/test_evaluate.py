@@ -1,0 +1,250 @@
+"""Evaluation: the measures on images whose values are known, and what is kept, reused and refused."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gen_unlearn.commands.evaluate import evaluate
+from gen_unlearn.commands.forget import ForgetRequest, forget
+from gen_unlearn.commands.measures import (
+    Deletion,
+    Evidence,
+    Judge,
+    accuracy_per_class,
+    measure_copies,
+    measure_forgetting,
+    measure_quality,
+)
+from gen_unlearn.commands.train import read_forget_sets, train
+from gen_unlearn.config import RunConfig, load_config
+from gen_unlearn.data import IndexedImages, Split
+from gen_unlearn.metrics.scorecard import Measure, Scorecard
+from gen_unlearn.runs import RunFolder
+from gen_unlearn.samples import NULL_LABEL, SampleSet
+from gen_unlearn.training.classifier import JudgeConfig, train_judge
+
+DIGITS = Path(__file__).parents[1] / "configs" / "digits_spm.yaml"
+TINY = (
+    "data.test_fraction=0.5",
+    "model.block_out_channels=[8, 16]",
+    "model.norm_num_groups=4",
+    "model.layers_per_block=1",
+    "noise.num_train_timesteps=100",
+    "training.images=96",
+    "training.batch_size=24",
+    "training.exemplars_per_class=[1, 3]",
+    "sampling.num_inference_steps=2",
+    "evaluation.images_per_class=4",
+    "evaluation.null_images=6",
+    "evaluation.judge.epochs=1",
+    "evaluation.judge.width=8",
+)
+
+
+def recipe(*overrides: str) -> RunConfig:
+    return load_config(DIGITS, [*TINY, *overrides])
+
+
+def as_samples(data: IndexedImages) -> SampleSet:
+    """Present real images as generated ones."""
+    return SampleSet(data.images[:], data.labels, np.arange(len(data)))
+
+
+def by_name(measures: list[Measure]) -> dict[str, Measure]:
+    return {measure.name: measure for measure in measures}
+
+
+def sample_times(run: RunFolder) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in run.samples_path.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def judge(digits_split: Split) -> Judge:
+    data = digits_split.train
+    config = JudgeConfig(epochs=6, width=8, feature_dim=16)
+    return Judge(train_judge(data.images[:], data.labels, 10, config, seed=0))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A trained run, not yet evaluated; tests work on copies."""
+    return train(recipe(), tmp_path_factory.mktemp("evaluate") / "run")
+
+
+@pytest.fixture
+def run(trained: RunFolder, tmp_path: Path) -> RunFolder:
+    return RunFolder.open(Path(shutil.copytree(trained.path, tmp_path / "run")))
+
+
+def without_deletion(split: Split, **states: SampleSet) -> Evidence:
+    nothing = split.train.select(np.empty(0, dtype=np.int64))
+    return Evidence(states, None, Deletion((), nothing, split.train), split.test)
+
+
+def test_real_images_as_samples_get_the_floors(judge: Judge, digits_split: Split) -> None:
+    states = {"before": as_samples(digits_split.test), "after": as_samples(digits_split.train)}
+    found = by_name(measure_quality(judge, without_deletion(digits_split, **states)))
+    floor = found["fd_retain_after"].floor
+    assert floor is not None
+    assert found["fd_retain_after"].value == pytest.approx(floor, rel=1e-9), (
+        "training against held-out images"
+    )
+    assert found["fd_retain_before"].value == pytest.approx(0, abs=1e-6), "held-out images against themselves"
+    assert floor > 1e-3
+    right = judge.recognise(digits_split.test.images[:]) == digits_split.test.labels
+    accuracy = found["retained_accuracy_before"]
+    assert accuracy.value == accuracy.floor == right.mean()
+    assert 0.5 < right.mean() < 1
+
+
+def test_quality_is_measured_on_the_retained_classes_alone(judge: Judge, digits_split: Split) -> None:
+    real = digits_split.test
+    kept = real.labels != 3
+    ruined = real.images[:].copy()
+    ruined[~kept] = 255 - ruined[~kept]
+    leaving = digits_split.train.labels == 3
+    deletion = Deletion((3,), digits_split.train.select(leaving), digits_split.train.select(~leaving))
+    states = {"after": SampleSet(ruined, real.labels, np.arange(len(real)))}
+    found = by_name(measure_quality(judge, Evidence(states, None, deletion, real)))
+    assert found["fd_retain_after"].value == pytest.approx(0, abs=1e-6)
+    assert found["retained_accuracy_after"].value == found["retained_accuracy_after"].floor
+
+
+def test_a_refused_class_lowers_the_rate_and_the_null_token_is_apart(
+    judge: Judge, digits_split: Split
+) -> None:
+    data = digits_split.test
+    seen = judge.recognise(data.images[:])
+    rows = np.concatenate(
+        [np.flatnonzero((seen == label) & (data.labels == label))[:5] for label in range(10)]
+    )
+    sure = data.select(rows)  # 5 images of each class that the judge gets right
+    assert len(sure) == 50
+    threes = np.flatnonzero(sure.labels == 3)
+    before = as_samples(sure)
+    after = as_samples(sure.select(sure.labels != 3))
+    null = SampleSet(sure.images[threes][:4], np.full(4, NULL_LABEL), np.arange(4))
+    nulls = SampleSet(
+        np.concatenate([after.images, null.images]),
+        np.concatenate([after.labels, null.labels]),
+        np.concatenate([after.indices, null.indices]),
+    )
+    empty = sure.select(np.empty(0, dtype=np.int64))
+    evidence = Evidence({"before": before, "after": nulls}, None, Deletion((3,), empty, sure), sure)
+    found = by_name(measure_forgetting(judge, evidence, 5))
+    assert found["forgotten_class_rate_before"].value == 1
+    assert found["forgotten_class_rate_after"].value == 0
+    assert found["forgotten_class_rate_null"].value == 1
+    assert found["forgotten_class_rate_null"].floor == 0.1
+    assert accuracy_per_class(judge, nulls, sure.class_names) == {str(d): 1.0 for d in range(10) if d != 3}
+    assert measure_forgetting(judge, replace(evidence, deletion=Deletion((), empty, sure)), 5) == []
+
+
+def test_copies_of_deleted_images_are_found(digits_split: Split) -> None:
+    data = digits_split.train
+    deletion = Deletion((), data.select(np.arange(20)), data.select(np.arange(20, 200)))
+    states = {"before": as_samples(deletion.images), "after": as_samples(digits_split.test)}
+    found = by_name(measure_copies(Evidence(states, None, deletion, digits_split.test)))
+    assert found["nearest_deleted_before"].value == 0
+    assert found["nearest_deleted_after"].value > 0.5
+    assert found["nearest_deleted_before"].floor != 0
+
+
+def test_evaluation_keeps_and_reuses_what_it_made(run: RunFolder) -> None:
+    first = evaluate(run)
+    times, judge = sample_times(run), (run.metrics_path / "judge" / "config.json").stat().st_mtime_ns
+    assert len(times) == 1
+    assert evaluate(run) == first == Scorecard.from_file(run.scorecard_path)
+    assert sample_times(run) == times
+    assert (run.metrics_path / "judge" / "config.json").stat().st_mtime_ns == judge
+    assert list(first.samples) == ["before"]
+    assert all(math.isfinite(measure.value) and measure.definition for measure in first.measures)
+
+
+def test_the_whole_comparison(run: RunFolder, tmp_path: Path) -> None:
+    before = evaluate(run)
+    forget(run, ForgetRequest(classes=("3",)))
+    oracle = train(run.config, tmp_path / "oracle", read_forget_sets([run.path]))
+    oracle_files = set(oracle.path.rglob("*"))
+    card = evaluate(run, oracle)
+    assert card.notes == ()
+    assert card.samples["before"] == before.samples["before"], "kept from before the deletion"
+    assert set(card.samples) == {"before", "after", "oracle", "oracle_again"}
+    assert set(oracle.path.rglob("*")) == oracle_files, "the oracle's folder is only read"
+    sets = {state: SampleSet.from_file(run.samples_path / name) for state, name in card.samples.items()}
+    assert np.bincount(sets["before"].conditional.labels).tolist() == [4] * 10
+    for state in ("after", "oracle", "oracle_again"):
+        assert np.bincount(sets[state].conditional.labels, minlength=10)[3] == 0
+    assert len(sets["after"].null.images) == len(sets["before"].null.images) == 6
+    assert not (sets["oracle"].conditional.images == sets["oracle_again"].images).all()
+    names = {measure.name for measure in card.measures}
+    assert names >= {"fd_to_oracle", "fd_to_oracle_before", "forgotten_class_rate_null_oracle"}
+    times = sample_times(run)
+    assert evaluate(run, oracle) == card
+    assert sample_times(run) == times
+
+    forget(oracle, ForgetRequest(classes=("4",)))
+    with pytest.raises(ValueError, match="oracle"):
+        evaluate(run, oracle)
+
+
+def test_says_what_could_not_be_compared(run: RunFolder) -> None:
+    forget(run, ForgetRequest(fraction=0.1))
+    card = evaluate(run)
+    assert list(card.samples) == ["after"]
+    assert any("run evaluate before forget" in note for note in card.notes)
+    assert any("No oracle was given" in note for note in card.notes)
+    assert not any(measure.name.startswith("forgotten_class_rate") for measure in card.measures)
+
+
+def test_refuses_an_oracle_of_something_else(run: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing was deleted from"):
+        evaluate(run, run)
+    forget(run, ForgetRequest(classes=("3",)))
+    deleted = read_forget_sets([run.path])
+    with pytest.raises(ValueError, match="was not trained without what was deleted"):
+        evaluate(run, run)
+    with pytest.raises(ValueError, match="another recipe"):
+        evaluate(run, train(recipe("seed=1"), tmp_path / "other", deleted))
+    oracle = train(run.config, tmp_path / "oracle", deleted)
+    forget(run, ForgetRequest(classes=("4",)))
+    with pytest.raises(ValueError, match="was not trained without what was deleted"):
+        evaluate(run, oracle)
+    assert not run.scorecard_path.exists()
+
+
+def test_another_judge_is_another_judge(run: RunFolder) -> None:
+    one, other = evaluate(run), evaluate(run.with_overrides(["evaluation.judge.epochs=2"]))
+    assert one.protocol["extractor_digest"] != other.protocol["extractor_digest"]
+
+
+def test_another_sampler_makes_other_images(run: RunFolder) -> None:
+    cards = evaluate(run), evaluate(run.with_overrides(["sampling.sampler=dpm-solver++"]))
+    images = [SampleSet.from_file(run.samples_path / card.samples["before"]).images for card in cards]
+    assert not np.array_equal(*images)
+
+
+def test_a_class_that_left_the_source_moves_no_label(tmp_path: Path) -> None:
+    """People remove the files too: the classes that remain keep their meaning."""
+    random = np.random.default_rng(0)
+    for level, name in enumerate(("ant", "bee", "cat")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(24):
+            pixels = (110 * level + random.integers(0, 30, (8, 8))).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
+    source = (f"data.source={tmp_path / 'images'}", "data.image_size=8", "data.channels=1")
+    run = train(recipe(*source, "evaluation.judge.epochs=10"), tmp_path / "run")
+    assert evaluate(run).measures[1].floor == 1, "the judge tells dark from bright"
+    forget(run, ForgetRequest(classes=("ant",)))
+    shutil.rmtree(tmp_path / "images" / "ant")
+    card = evaluate(run)
+    assert set(card.accuracy_per_class["after"]) == {"bee", "cat"}
+    assert by_name(list(card.measures))["retained_accuracy_after"].floor == 1
+    assert any("no longer holds" in note for note in card.notes)

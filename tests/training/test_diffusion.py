@@ -1,0 +1,249 @@
+"""The training loop: it learns, repeats itself to the byte, and continues as if it had not stopped."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from gen_unlearn.commands.train import fit
+from gen_unlearn.config import RunConfig, load_config
+from gen_unlearn.data import IndexedImages, Split
+from gen_unlearn.models.denoiser import build_denoiser
+from gen_unlearn.pipelines.sampling import sample_images
+from gen_unlearn.repro import derive_seed
+from gen_unlearn.training.batches import DiffusionBatch, DiffusionBatches
+from gen_unlearn.training.checkpoint import CheckpointFolder, TrainingInterruptedError
+from gen_unlearn.training.diffusion import TrainingConfig, learning_rate
+
+RECIPES = Path(__file__).parents[2] / "configs"
+TINY = (
+    "model.block_out_channels=[8, 16]",
+    "model.norm_num_groups=4",
+    "model.layers_per_block=1",
+    "noise.num_train_timesteps=100",
+    "training.images=240",
+    "training.batch_size=24",
+    "training.warmup_images=48",
+    "training.exemplars_per_class=[1, 3]",
+)
+EXAMPLES = ["digits_spm.yaml", "digits_ddpm.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """Let each test choose its precision: Accelerate keeps it for the life of a process."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def data(digits_split: Split) -> IndexedImages:
+    return digits_split.train.select(np.arange(120))
+
+
+def recipe(*overrides: str, base: str = "digits_spm.yaml") -> RunConfig:
+    return load_config(RECIPES / base, [*TINY, *overrides])
+
+
+def trained(config: RunConfig, data: IndexedImages, folder: Path | None = None) -> dict[str, Tensor]:
+    checkpoints = None if folder is None else CheckpointFolder(folder, config.digest)
+    pipeline, loss = fit(config, data, checkpoints)
+    assert math.isfinite(loss)
+    return pipeline.unet.state_dict()
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@contextmanager
+def interrupted(index: int, error: Exception | None = None) -> Iterator[None]:
+    """Press Ctrl-C, or fail with `error`, while micro-batch `index` is being made."""
+    original = DiffusionBatches.__getitem__
+
+    def getitem(self: DiffusionBatches, asked: int) -> DiffusionBatch:
+        if asked == index:
+            if error is not None:
+                raise error
+            signal.raise_signal(signal.SIGINT)
+        return original(self, asked)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiffusionBatches, "__getitem__", getitem)
+        yield
+
+
+@pytest.mark.parametrize("base", EXAMPLES)
+def test_weights_move_and_depend_on_the_seed_alone(data: IndexedImages, base: str) -> None:
+    config = recipe(base=base)
+    torch.manual_seed(derive_seed(config.seed, "weights"))
+    fresh = build_denoiser(config.model, data.image_shape, 10).state_dict()
+    one = trained(config, data)
+    torch.manual_seed(99)
+    assert_equal(one, trained(config, data))
+    other = trained(replace(config, seed=1), data)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    assert not [name for name in one if torch.equal(one[name], fresh[name])], "every weight learns"
+
+
+@pytest.mark.parametrize("base", EXAMPLES)
+def test_the_loss_falls(data: IndexedImages, base: str) -> None:
+    settings = ("training.batch_size=60", "training.learning_rate=4e-3", "training.warmup_images=600")
+    _, start = fit(recipe("training.images=600", *settings, base=base), data)
+    _, end = fit(recipe("training.images=3600", *settings, base=base), data)
+    assert start > 0.5
+    assert end < 0.6 * start
+
+
+@pytest.mark.parametrize("extra", [(), ("training.gradient_accumulation_steps=2",), ("model.dropout=0.2",)])
+@pytest.mark.parametrize("base", EXAMPLES)
+def test_continues_after_ctrl_c_as_if_it_had_not_stopped(
+    data: IndexedImages, base: str, extra: tuple[str, ...], tmp_path: Path
+) -> None:
+    config = recipe(*extra, base=base)
+    uninterrupted, handler = trained(config, data), signal.getsignal(signal.SIGINT)
+    with interrupted(7), pytest.raises(TrainingInterruptedError) as stopped:
+        trained(config, data, tmp_path)
+    done = 8 // config.training.gradient_accumulation_steps
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert stopped.value.images == done * 24
+    assert [path.name for path in tmp_path.iterdir()] == [f"step-{done:08d}"]
+    assert_equal(uninterrupted, trained(config, data, tmp_path))
+
+
+def test_continues_from_the_newest_resume_point_after_a_crash(data: IndexedImages, tmp_path: Path) -> None:
+    config = recipe("training.checkpoint_images=48")
+    uninterrupted = trained(config, data)
+    with interrupted(7, RuntimeError("out of memory")), pytest.raises(RuntimeError, match="memory"):
+        trained(config, data, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000006"], "older ones are dropped"
+    (tmp_path / "unfinished").mkdir()  # of a crash while writing
+    assert_equal(uninterrupted, trained(config, data, tmp_path))
+
+
+def test_an_interruption_in_the_last_step_leaves_a_loss(data: IndexedImages, tmp_path: Path) -> None:
+    config = recipe()
+    with interrupted(9), pytest.raises(TrainingInterruptedError):
+        trained(config, data, tmp_path)
+    _, loss = fit(config, data, CheckpointFolder(tmp_path, config.digest))
+    assert math.isfinite(loss)
+
+
+def test_keeps_as_many_as_asked_and_refuses_those_of_another_recipe(
+    data: IndexedImages, tmp_path: Path
+) -> None:
+    config = recipe("training.checkpoint_images=24")
+    fit(config, data, CheckpointFolder(tmp_path, config.digest, keep=2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000009", "step-00000010"]
+    with pytest.raises(ValueError, match=r"step-00000010 belongs to another recipe"):
+        trained(recipe("seed=1"), data, tmp_path)
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.target,)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("save", [partial(pickle.dump, protocol=2), torch.save])
+def test_a_resume_point_runs_no_code(
+    data: IndexedImages,
+    save: Callable[[object, IO[bytes]], None],
+    tmp_path: Path,
+) -> None:
+    config = recipe()
+    folder, target = tmp_path / "checkpoints", tmp_path / "executed"
+    with interrupted(4), pytest.raises(TrainingInterruptedError):
+        trained(config, data, folder)
+    files = list((folder / "step-00000005").iterdir())
+    pickled = [path for path in files if path.suffix not in (".safetensors", ".json")]
+    assert "optimizer.bin" in {path.name for path in pickled}
+    for path in pickled:
+        healthy = path.read_bytes()
+        with path.open("wb") as file:
+            save(Bomb(target), file)
+        with suppress(
+            pickle.UnpicklingError, RuntimeError
+        ):  # Accelerate itself goes on without random states.
+            trained(config, data, folder)
+        assert not target.exists(), path.name
+        path.write_bytes(healthy)
+
+
+@pytest.mark.parametrize("base", EXAMPLES)
+def test_accumulation_changes_nothing_but_rounding(data: IndexedImages, base: str) -> None:
+    settings = ("training.images=96", "training.learning_rate=1e-4")
+    whole = trained(recipe(*settings, base=base), data)
+    parts = trained(recipe(*settings, "training.gradient_accumulation_steps=2", base=base), data)
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=2e-5)
+    assert any(not torch.equal(parts[name], whole[name]) for name in whole)
+
+
+def test_the_averaged_weights_are_what_is_kept(data: IndexedImages) -> None:
+    """With a greatest decay of 0 the last weights are kept; with more, an average that lags behind."""
+    last = trained(recipe("training.ema_max_decay=0"), data)
+    averaged = trained(recipe("training.ema_max_decay=0.9999"), data)
+    barely = trained(recipe("training.ema_max_decay=1e-7"), data)
+    assert not any(torch.equal(last[name], averaged[name]) for name in last)
+    assert all(torch.allclose(last[name], barely[name], atol=1e-6) for name in last)
+
+
+@pytest.mark.parametrize("base", EXAMPLES)
+def test_mixed_precision_leaves_full_precision_weights(data: IndexedImages, base: str) -> None:
+    half = trained(recipe("training.mixed_precision=bf16", base=base), data)
+    assert {tensor.dtype for tensor in half.values()} == {torch.float32}
+    AcceleratorState._reset_state()
+    full = trained(recipe(base=base), data)
+    assert 0 < max((full[name] - half[name]).abs().max() for name in full) < 0.1
+
+
+def test_one_process_can_train_in_two_precisions(data: IndexedImages) -> None:
+    trained(recipe(), data)
+    trained(recipe("training.mixed_precision=bf16"), data)
+
+
+def test_a_model_can_predict_velocity(data: IndexedImages) -> None:
+    plain = trained(recipe(), data)
+    velocity = trained(recipe("noise.prediction_type=v_prediction"), data)
+    assert any(not torch.equal(plain[name], velocity[name]) for name in plain)
+    pipeline, _ = fit(recipe("noise.prediction_type=v_prediction", "model.label_embedding=true"), data)
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    images = sample_images(pipeline, [1, None], [0, 0], replace(recipe().sampling, num_inference_steps=2))
+    assert images.shape == (2, 8, 8, 1)
+
+
+def test_leaves_the_random_numbers_of_the_caller_alone(data: IndexedImages) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    trained(recipe(), data)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_learning_rate_rises_linearly_and_falls_by_half_a_cosine() -> None:
+    config = TrainingConfig(images=1000, batch_size=10, learning_rate=2.0, warmup_images=90)
+    assert learning_rate(config, 0) == pytest.approx(0.2)
+    assert learning_rate(config, 90) == pytest.approx(2.0)
+    assert learning_rate(config, 545) == pytest.approx(1.0)
+    assert learning_rate(config, 1000) == pytest.approx(0.0, abs=1e-12)
+    assert learning_rate(config, 300) == pytest.approx(1 + math.cos(math.pi * 210 / 910))
+    assert learning_rate(replace(config, warmup_images=0), 0) == 2.0
