@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
@@ -29,7 +28,6 @@ from gen_unlearn.runs import RunFolder
 
 ROOT = Path(__file__).parent
 FORGOTTEN_CLASS = "3"
-JUDGE_SEED = 0
 
 
 def main() -> None:
@@ -63,7 +61,6 @@ def _spm_row(out: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
     run = _trained("digits_spm", out / f"spm-{seed}", seed, overrides)
     complete = run.path / "before.json"
     if not complete.exists():
-        _share_judge(out, run)
         write_text(complete, evaluate(run).to_json())
     before = Scorecard.from_file(complete)
     if not run.receipts():
@@ -80,21 +77,12 @@ def _spm_row(out: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
 
 def _ddpm_row(out: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
     run = _trained("digits_ddpm", out / f"ddpm-{seed}", seed, overrides)
-    _share_judge(out, run)
     return {"model": "ddpm", "seed": seed, "all_classes": _measures(evaluate(run))}
 
 
 def _trained(recipe: str, folder: Path, seed: int, overrides: list[str]) -> RunFolder:
     config = load_config(ROOT.parent / "configs" / f"{recipe}.yaml", [*overrides, f"seed={seed}"])
     return train(config, folder, description=f"train {folder.name}")
-
-
-def _share_judge(out: Path, run: RunFolder) -> None:
-    """Give every run the judge of the first, so that all distances are in the same features."""
-    first = out / f"spm-{JUDGE_SEED}" / "metrics" / "judge"
-    own = run.metrics_path / "judge"
-    if first.exists() and not own.exists():
-        shutil.copytree(first, own)
 
 
 def _measures(card: Scorecard) -> dict[str, dict[str, Any]]:

@@ -9,11 +9,15 @@ from pathlib import Path
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file under a temporary name, flush it to disk and rename it into place."""
     temporary = path.with_name(f".{path.name}.unfinished")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     flush_folder(path.parent)
 
 

@@ -11,10 +11,25 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 P = ParamSpec("P")
 
+
+class _OneLineErrors(TyperGroup):
+    """Report a wrong option, argument or verb like every other mistake: in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TyperException as error:
+            typer.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+            raise typer.Exit(2) from None
+
+
 app = typer.Typer(
+    cls=_OneLineErrors,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -94,6 +109,7 @@ def train(
     from gen_unlearn.commands.train import describe, read_forget_sets
     from gen_unlearn.commands.train import train as train_run
     from gen_unlearn.config import load_config
+    from gen_unlearn.runs import RunFolder
 
     if (run is None) == (config is None or out is None) or (run is not None and (config or out or overrides)):
         raise ValueError("expected either --config RECIPE --out DIR, or the RUN to continue and nothing else")
@@ -102,7 +118,7 @@ def train(
     assert folder is not None
     assert recipe_path is not None
     recipe = load_config(recipe_path, overrides or [])
-    forget = read_forget_sets(without or [])
+    forget = read_forget_sets(without or []) if without or run is None else RunFolder(run).without()
     if dry_run:
         _print(
             f"would train into {folder}, without {len(forget or ())} images, this recipe:\n"
@@ -111,7 +127,7 @@ def train(
             as_json,
         )
         return
-    with _resumable(f"gen-unlearn train {folder}" + "".join(f" --without {path}" for path in without or [])):
+    with _resumable(f"gen-unlearn train {folder}"):
         facts = describe(train_run(recipe, folder, forget))
     _print(f"trained {folder} in {facts['seconds_train']:.0f} s, loss {facts['loss']:.4f}", facts, as_json)
 
@@ -221,6 +237,7 @@ def evaluate(
 def report(
     run: RunArgument,
     out: Annotated[Path | None, typer.Option("--out", help="HTML file; RUN/report.html by default.")] = None,
+    overrides: SetOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -228,7 +245,7 @@ def report(
     from gen_unlearn.commands.report import write_report
     from gen_unlearn.runs import RunFolder
 
-    folder = RunFolder.open(run)
+    folder = RunFolder.open(run).with_overrides(overrides or [])
     path = out or folder.report_path
     if not dry_run:
         write_report(folder, path)

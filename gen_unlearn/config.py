@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -45,10 +46,20 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        steps = self.sampling.num_inference_steps
+        if steps > self.noise.num_train_timesteps:
+            raise ValueError(
+                f"sampling.num_inference_steps ({steps}) is more than noise.num_train_timesteps "
+                f"({self.noise.num_train_timesteps})"
+            )
+
     @property
     def digest(self) -> str:
         """SHA-256 of everything that decides the trained model: data, model, noise, training and seed."""
         fields = dataclasses.asdict(self)
+        for name in ("checkpoint_images", "dataloader_workers", "log_with"):
+            del fields["training"][name]
         return digest_json({name: fields[name] for name in ("data", "model", "noise", "training", "seed")})
 
     def to_yaml(self) -> str:
@@ -78,7 +89,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def parse_config(recipe: dict[str, Any], origin: str) -> RunConfig:
     """Validate a recipe; unknown keys are errors. `origin` is named in messages."""
-    _refuse_unknown_keys(RunConfig, recipe, origin, "")
+    _check_keys(RunConfig, recipe, origin, "")
     try:
         return TypeAdapter(RunConfig).validate_python(recipe)
     except ValidationError as error:
@@ -107,11 +118,14 @@ def _apply_override(recipe: dict[str, Any], override: str) -> None:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
             raise ValueError(f"cannot set {path}: {key} is a value, not a section")
-    section[keys[-1]] = yaml.safe_load(text)
+    try:
+        section[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {override}: {text!r} is not a YAML value") from error
 
 
-def _refuse_unknown_keys(kind: type, values: dict[str, Any], origin: str, place: str) -> None:
-    """Refuse keys that no field of the dataclass `kind` has, at any depth."""
+def _check_keys(kind: type, values: dict[str, Any], origin: str, place: str) -> None:
+    """Refuse what pydantic would take: unknown keys, switches for numbers, numbers that are not finite."""
     hints = typing.get_type_hints(kind)
     known = [entry.name for entry in dataclasses.fields(kind)]
     for key, value in values.items():
@@ -119,8 +133,12 @@ def _refuse_unknown_keys(kind: type, values: dict[str, Any], origin: str, place:
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
             raise ValueError(f"{origin}: unknown key {place}{key}; {hint}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{origin}: {place}{key} must be finite, got {value}")
+        if isinstance(value, bool) and hints[key] is not bool:
+            raise ValueError(f"{origin}: {place}{key} is not a switch, got {str(value).lower()}")
         if isinstance(value, dict) and (nested := _dataclass_in(hints[key])) is not None:
-            _refuse_unknown_keys(nested, value, origin, f"{place}{key}.")
+            _check_keys(nested, value, origin, f"{place}{key}.")
 
 
 def _dataclass_in(hint: Any) -> Any:

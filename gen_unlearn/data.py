@@ -26,6 +26,7 @@ __all__ = [
     "load_split",
     "load_table",
     "stratified_split",
+    "with_classes",
 ]
 
 
@@ -121,7 +122,7 @@ def load_split(config: DataConfig) -> Split:
     test_config = replace(
         config, source=config.test_source, test_source=None, channels=channels, train_split=config.test_split
     )
-    return Split(train, _with_classes(load_images(test_config), train.class_names))
+    return Split(train, with_classes(load_images(test_config), train.class_names))
 
 
 def stratified_split(data: IndexedImages, test_fraction: float, seed: int) -> Split:
@@ -158,12 +159,12 @@ def stratified_split(data: IndexedImages, test_fraction: float, seed: int) -> Sp
     return Split(data.select(~test_rows), data.select(test_rows))
 
 
-def _with_classes(data: IndexedImages, class_names: tuple[str, ...]) -> IndexedImages:
+def with_classes(data: IndexedImages, class_names: tuple[str, ...]) -> IndexedImages:
     """Renumber the labels of `data` to index `class_names`."""
     unknown = sorted(set(data.class_names) - set(class_names))
     if unknown:
         raise ValueError(
-            f"expected the test source to have the classes of the training source, {list(class_names)}, "
+            f"expected a source with no classes but {list(class_names)}, "
             f"got {unknown} too; rename or remove them"
         )
     renumbered = np.array([class_names.index(name) for name in data.class_names], dtype=np.int64)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,9 +27,12 @@ from gen_unlearn.repro import (
     digest_json,
     id_keys,
     ids_to_hex,
+    image_ids,
     keyed_order,
     software_versions,
 )
+
+_ODD_MULTIPLIER = 0x1E3779B97F4A7C15
 
 
 class ExemplarStore(ModelMixin, ConfigMixin):
@@ -181,6 +184,25 @@ class ExemplarStore(ModelMixin, ConfigMixin):
             versions=software_versions(),
         )
 
+    def verify(self) -> None:
+        """Check that every image still has the pixels that its id stands for.
+
+        Raises:
+            ValueError: an image was changed, or put under another id.
+        """
+        wrong = (image_ids(self.images) != self.ids).any(axis=1)
+        if wrong.any():
+            raise ValueError(
+                f"{int(wrong.sum())} of {len(self)} images in the store do not have the pixels "
+                f"that their ids stand for: {first_few(ids_to_hex(self.ids[wrong]))}"
+            )
+
+    def to_json_string(self) -> str:
+        """Return the configuration without the folder it was loaded from, which is not part of the state."""
+        fields = json.loads(super().to_json_string())
+        fields.pop("_name_or_path", None)
+        return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+
     def _replace_rows(self, pixels: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> None:
         self.pixels = torch.from_numpy(pixels)
         self.classes = torch.from_numpy(labels)
@@ -194,42 +216,18 @@ class ExemplarStore(ModelMixin, ConfigMixin):
 
 
 @dataclass(frozen=True)
-class WeightsMark:
-    """Recognises the weights of a network within this process, without reading them.
-
-    Every in-place change of a tensor raises its version; a tensor that was moved has another address; a
-    replaced tensor is another object.
-    """
-
-    marks: tuple[tuple[weakref.ref[torch.Tensor], int, int], ...]
-
-    @classmethod
-    def of(cls, module: torch.nn.Module) -> WeightsMark:
-        """Mark the present weights of `module`."""
-        return cls(tuple((weakref.ref(p), p.data_ptr(), p._version) for p in module.parameters()))
-
-    def matches(self, module: torch.nn.Module) -> bool:
-        """Whether `module` still holds exactly the marked weights."""
-        parameters = list(module.parameters())
-        return len(parameters) == len(self.marks) and all(
-            reference() is parameter and (address, version) == (parameter.data_ptr(), parameter._version)
-            for parameter, (reference, address, version) in zip(parameters, self.marks, strict=True)
-        )
-
-
-@dataclass(frozen=True)
 class ExemplarBank:
     """The encoded exemplars of a store: row *i* of the tokens belongs to row *i* of the store.
 
     Attributes:
         tokens: keys and values of the fusion, on the device of the encoder.
         ids: the ids that were encoded, uint8 ``(n, 16)``.
-        encoder: mark of the weights that encoded them.
+        encoder: fingerprint of the weights that encoded them.
     """
 
     tokens: ExemplarTokens
     ids: np.ndarray
-    encoder: WeightsMark
+    encoder: tuple[str | int, ...]
 
     @classmethod
     def build(
@@ -239,29 +237,48 @@ class ExemplarBank:
 
         A bank of other weights is of no use and is rebuilt; one that is up to date is returned as it is.
         """
-        if previous is None or not previous.encoder.matches(unet):
-            return cls(_encode_rows(store, unet, np.arange(len(store))), store.ids, WeightsMark.of(unet))
+        encoder = weights_fingerprint(unet)
+        if previous is None or previous.encoder != encoder:
+            return cls(_encode_rows(store, unet, np.arange(len(store))), store.ids.copy(), encoder)
         if np.array_equal(previous.ids, store.ids):
             return previous
-        position = np.searchsorted(id_keys(previous.ids), id_keys(store.ids))
-        position = np.minimum(position, max(len(previous.ids) - 1, 0))
-        known = np.zeros(len(store), dtype=bool)
-        if len(previous.ids):
-            known = (previous.ids[position] == store.ids).all(axis=1)
+        kept = previous.restrict(store)
+        position = np.searchsorted(id_keys(kept.ids), id_keys(store.ids))
+        known = np.isin(id_keys(store.ids), id_keys(kept.ids))
         encoded = _encode_rows(store, unet, np.flatnonzero(~known))
-        source = np.where(known, position, len(previous.ids) + np.cumsum(~known) - 1)
-        index = torch.from_numpy(source).to(encoded.keys.device)
-        merged = (
-            torch.cat(pair).index_select(0, index) for pair in zip(previous.tokens, encoded, strict=True)
-        )
-        return cls(ExemplarTokens(*merged), store.ids, previous.encoder)
+        source = torch.from_numpy(np.where(known, position, len(kept.ids) + np.cumsum(~known) - 1))
+        source = source.to(encoded.keys.device)
+        keys = torch.cat([kept.tokens.keys, encoded.keys]).index_select(0, source)
+        values = keys
+        if encoded.values is not encoded.keys:
+            values = torch.cat([kept.tokens.values, encoded.values]).index_select(0, source)
+        return cls(ExemplarTokens(keys, values), store.ids.copy(), encoder)
 
     def restrict(self, store: ExemplarStore) -> ExemplarBank:
         """Drop the tokens of every exemplar that `store` no longer holds."""
         keep = np.isin(id_keys(self.ids), id_keys(store.ids))
         index = torch.from_numpy(np.flatnonzero(keep)).to(self.tokens.keys.device)
-        tokens = ExemplarTokens(*(part.index_select(0, index) for part in self.tokens))
-        return ExemplarBank(tokens, self.ids[keep], self.encoder)
+        return ExemplarBank(
+            self.tokens.map(lambda part: part.index_select(0, index)), self.ids[keep], self.encoder
+        )
+
+
+def weights_fingerprint(module: torch.nn.Module) -> tuple[str | int, ...]:
+    """Identify the weights of a network by their content, read where they lie.
+
+    For each parameter the 64-bit sum of its words, each times an odd number that depends on its position.
+    Good against accidents: a network that was trained on, loaded over or replaced.
+    """
+    parameters = list(module.parameters())
+    sums = []
+    for parameter in parameters:
+        words = parameter.detach().contiguous().view(torch.uint8).reshape(-1)
+        if words.numel() % 4 == 0:
+            words = words.view(torch.int32)
+        position = torch.arange(1, words.numel() + 1, device=words.device)
+        sums.append((words.to(torch.int64) * (position * _ODD_MULTIPLIER | 1)).sum())
+    first = parameters[0]
+    return (str(first.device), str(first.dtype), *torch.stack(sums).tolist())
 
 
 @torch.no_grad()
@@ -274,4 +291,6 @@ def _encode_rows(
         unet.encode_exemplars(to_model_input(store.images[chunk]).to(unet.device, unet.dtype))
         for chunk in chunks
     ]
-    return ExemplarTokens(*(torch.cat(parts) for parts in zip(*encoded, strict=True)))
+    keys = torch.cat([tokens.keys for tokens in encoded])
+    shared = encoded[0].values is encoded[0].keys
+    return ExemplarTokens(keys, keys if shared else torch.cat([tokens.values for tokens in encoded]))

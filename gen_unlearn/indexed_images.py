@@ -118,13 +118,15 @@ class IndexedImages:
 
 
 def class_index(class_names: Sequence[str], name_or_index: str | int) -> int:
-    """Return the index of a class given by name (text) or by index (integer).
+    """Return the index of a class given by name (text) or by index (integer, or text that is no name).
 
     Raises:
         ValueError: no such class, or an integer that is also the name of another class.
     """
     names = list(class_names)
     named = names.index(str(name_or_index)) if str(name_or_index) in names else None
+    if isinstance(name_or_index, str) and named is None and name_or_index.isdecimal():
+        return class_index(class_names, int(name_or_index))
     if isinstance(name_or_index, str):
         index = named
     elif named not in (None, name_or_index):

@@ -37,6 +37,9 @@ class Artefact(Protocol):
     def digest(self) -> str:
         """SHA-256 of the state."""
 
+    def verify(self) -> None:
+        """Check that what is held is what its ids stand for; raise a ValueError otherwise."""
+
 
 class Deletable(Artefact, Protocol):
     """An artefact from which images can be deleted, exactly and without an optimiser."""
@@ -97,10 +100,18 @@ class DeletionReceipt:
         forget = self.forget_set
         if forget.digest != self.forget_digest:
             raise ValueError("the receipt was altered: its ids do not have the digest that it states")
+        if self.removed != sum(self.removed_per_class.values()) or self.removed < len(forget):
+            raise ValueError("the receipt was altered: its numbers of removed images contradict each other")
+        artefact.verify()
         still_held = int(np.isin(id_keys(artefact.ids), id_keys(forget.ids)).sum())
         if still_held:
             raise ValueError(
                 f"{still_held} of {self.removed} deleted images are still in the {self.artefact}"
+            )
+        if artefact.digest == self.digest_after and len(artefact.ids) != self.remaining:
+            raise ValueError(
+                f"the receipt was altered: it states {self.remaining} remaining images, "
+                f"the state has {len(artefact.ids)}"
             )
         if artefact.digest != self.digest_after:
             raise ValueError(
@@ -132,5 +143,5 @@ class DeletionReceipt:
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             return cls(**{**fields, "ids": tuple(fields["ids"])})
-        except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is not a deletion receipt: {error}") from error

@@ -1,9 +1,10 @@
 """The run folder: where programs meet in files.
 
-::
+What lies in it::
 
     recipe.yaml     the resolved recipe
     manifest.json   digests of recipe and data, versions, what training cost
+    without.txt     of an oracle: the ids that it is trained without
     model/          the pipeline in diffusers layout, exemplars included
     checkpoints/    resume points, while training is not complete
     receipts/       one JSON file for each deletion
@@ -15,22 +16,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from diffusers.utils import logging as diffusers_logging
 
 from gen_unlearn.atomic import flush_folder, flush_tree, write_text
 from gen_unlearn.config import RunConfig, load_config
+from gen_unlearn.data import Split, load_split, with_classes
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
+from gen_unlearn.pipelines.denoising import build_sampler
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.receipts import DeletionReceipt
-from gen_unlearn.repro import digest_state, software_versions
+from gen_unlearn.repro import digest_state, ids_from_hex, ids_to_hex, software_versions
 
 _CHANGEABLE = ("data.source", "data.test_source", "sampling.", "evaluation.")
 
@@ -42,7 +47,7 @@ class TrainingRecord:
     Attributes:
         seconds: wall-clock time, summed over interrupted parts.
         images: images shown.
-        loss: mean loss over the last tenth.
+        loss: running mean of the loss at the end.
         parameters: number of trained numbers.
         weights_digest: SHA-256 of the averaged weights.
     """
@@ -104,7 +109,9 @@ class RunFolder:
     overrides: tuple[str, ...] = ()
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig, manifest: RunManifest) -> RunFolder:
+    def create(
+        cls, path: Path, config: RunConfig, manifest: RunManifest, without: ForgetSet | None = None
+    ) -> RunFolder:
         """Start a run in an empty folder, or return the run that was started there from the same recipe."""
         run = cls(path)
         if run.manifest_path.exists():
@@ -119,6 +126,8 @@ class RunFolder:
             raise ValueError(f"{path} is not empty and holds no run; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         write_text(run.recipe_path, config.to_yaml())
+        if without is not None:
+            write_text(run.without_path, "\n".join(ids_to_hex(without.ids)) + "\n")
         write_text(run.manifest_path, json.dumps(asdict(manifest), indent=2) + "\n")
         return run
 
@@ -144,6 +153,11 @@ class RunFolder:
     def manifest_path(self) -> Path:
         """The manifest."""
         return self.path / "manifest.json"
+
+    @property
+    def without_path(self) -> Path:
+        """The ids that an oracle is trained without, as a list that `ForgetSet.from_file` reads."""
+        return self.path / "without.txt"
 
     @property
     def model_path(self) -> Path:
@@ -217,7 +231,10 @@ class RunFolder:
     def load_pipeline(self) -> GeneratorPipeline:
         """Load the model as it is now."""
         kind = SemiParametricDDPMPipeline if self.is_semi_parametric else ClassConditionalDDPMPipeline
-        return kind.from_pretrained(self.model_path, local_files_only=True)
+        with _quiet_loading():
+            pipeline = kind.from_pretrained(self.model_path, local_files_only=True)
+        pipeline.scheduler = build_sampler(self.config.sampling.sampler, self.config.noise.build())
+        return pipeline
 
     def load_exemplars(self) -> ExemplarStore:
         """Load the exemplar store alone: enough to delete from it."""
@@ -228,9 +245,22 @@ class RunFolder:
             )
         return ExemplarStore.from_pretrained(self.model_path / "exemplars", local_files_only=True)
 
+    def load_split(self) -> Split:
+        """Load the run's data, with the classes that it was trained with, whatever the source holds now."""
+        split = load_split(self.config.data)
+        names = self.manifest.class_names
+        return Split(with_classes(split.train, names), with_classes(split.test, names))
+
     def receipts(self) -> list[DeletionReceipt]:
         """Return all receipts, oldest first."""
         return [DeletionReceipt.from_file(path) for path in sorted(self.receipts_path.glob("*.json"))]
+
+    def without(self) -> ForgetSet | None:
+        """Return what an oracle is trained without, or `None`."""
+        if not self.without_path.exists():
+            return None
+        ids = self.without_path.read_text(encoding="utf-8").split()
+        return ForgetSet(ids_from_hex(ids), f"{self.path.name} is trained without them")
 
     def forgotten(self) -> ForgetSet | None:
         """Return everything that was deleted from this run, or `None`."""
@@ -256,6 +286,8 @@ class RunFolder:
         Returns:
             The receipt's file.
         """
+        if self.load_exemplars().digest != receipt.digest_before:
+            raise ValueError(f"{self.path} was changed by another deletion; nothing was deleted; try again")
         number = 1 + max((int(path.stem) for path in self.receipts_path.glob("*.json")), default=0)
         following = self.model_path / f"exemplars.next-{number:04d}"
         store.save_pretrained(following)
@@ -280,6 +312,18 @@ class RunFolder:
             following.rename(current)
             flush_folder(self.model_path)
         shutil.rmtree(previous, ignore_errors=True)
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Keep diffusers from drawing a progress bar for reading a few local files."""
+    enabled = diffusers_logging.is_progress_bar_enabled()
+    diffusers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            diffusers_logging.enable_progress_bar()
 
 
 def weights_digest(pipeline: GeneratorPipeline) -> str:

@@ -91,6 +91,8 @@ def generate_samples(
     pipeline: GeneratorPipeline, classes: Sequence[int], plan: SamplePlan, description: str = "sample"
 ) -> SampleSet:
     """Sample the set that `plan` describes, under the given classes and without exemplars."""
+    if not classes:
+        raise ValueError("no exemplar is left of any class: there is nothing to sample under")
     numbers = range(plan.first_index, plan.first_index + plan.images_per_class)
     null_numbers = range(plan.first_index, plan.first_index + plan.null_images)
     asked = [(label, index) for index in numbers for label in classes]

@@ -1,117 +1,37 @@
-"""The command line from end to end, and what it does when it is used wrongly."""
+"""The command line from end to end."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Shop, refused, run_command, tiny, tree, works
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from gen_unlearn.cli import app
+from gen_unlearn.repro import ids_to_hex
+from gen_unlearn.runs import RunFolder
+from gen_unlearn.training.batches import DiffusionBatch, DiffusionBatches
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 VERBS = ["demo", "train", "forget", "sample", "evaluate", "report", "info"]
-TINY = {
-    "data.test_fraction": "0.5",
-    "model.block_out_channels": "[8, 16]",
-    "model.norm_num_groups": "4",
-    "model.layers_per_block": "1",
-    "noise.num_train_timesteps": "100",
-    "training.images": "96",
-    "training.batch_size": "24",
-    "training.exemplars_per_class": "[1, 3]",
-    "sampling.num_inference_steps": "2",
-    "evaluation.images_per_class": "3",
-    "evaluation.null_images": "5",
-    "evaluation.judge.epochs": "1",
-    "evaluation.judge.width": "8",
-}
-
-
-def run_command(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def works(*arguments: object) -> dict[str, Any]:
-    """Run a command with ``--json`` and return the object on the last line."""
-    result = run_command(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    facts = json.loads(result.stdout.splitlines()[-1], parse_constant=lambda text: pytest.fail(f"{text} in JSON"))
-    assert isinstance(facts, dict)
-    return facts
-
-
-def refused(*arguments: object) -> str:
-    """Run a command that must fail; return its one line on standard error."""
-    result = run_command(*arguments)
-    assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
-def tree(folder: Path) -> dict[str, int]:
-    """Return everything below a folder, with the time of its last change."""
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
-
-
-def tiny(base: str = "digits_spm.yaml") -> list[object]:
-    overrides = [f"{key}={value}" for key, value in TINY.items()]
-    return ["--config", CONFIGS / base, *(word for override in overrides for word in ("--set", override))]
-
-
-@dataclass(frozen=True)
-class Shop:
-    """Runs that tests share and must not change."""
-
-    fresh: Path
-    evaluated: Path
-    deleted: Path
-    oracle: Path
-    plain: Path
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    root = tmp_path_factory.mktemp("cli")
-    shop = Shop(*(root / name for name in ("fresh", "evaluated", "deleted", "oracle", "plain")))
-    works("train", *tiny(), "--out", shop.fresh)
-    shutil.copytree(shop.fresh, shop.evaluated)
-    works("evaluate", shop.evaluated)
-    shutil.copytree(shop.evaluated, shop.deleted)
-    works("forget", shop.deleted, "--class", "3")
-    works("train", *tiny(), "--out", shop.oracle, "--without", shop.deleted)
-    works("train", *tiny("digits_ddpm.yaml"), "--out", shop.plain)
-    return shop
+    return Shop.open(tmp_path_factory.mktemp("cli"))
 
 
 @pytest.fixture
 def run(shop: Shop, tmp_path: Path) -> Path:
     """A trained run of the test's own."""
     return Path(shutil.copytree(shop.fresh, tmp_path / "run"))
-
-
-@pytest.fixture
-def unchanged(shop: Shop, tmp_path: Path) -> Iterator[None]:
-    """Hold that a test writes nothing at all."""
-    root = shop.fresh.parent
-    before = tree(root), tree(tmp_path)
-    yield
-    assert (tree(root), tree(tmp_path)) == before
 
 
 def test_the_main_job(shop: Shop, tmp_path: Path) -> None:
@@ -160,64 +80,139 @@ def test_every_way_to_ask_for_deletion(run: Path, tmp_path: Path) -> None:
 
 def load_ids(run: Path) -> list[str]:
     """Return ids that a run holds of classes other than 6."""
-    from gen_unlearn.repro import ids_to_hex
-    from gen_unlearn.runs import RunFolder
-
     store = RunFolder.open(run).load_exemplars()
     return ids_to_hex(store.ids[store.labels != 6])
 
 
-WRONG = {
-    "forget {fresh}": "nothing is asked for",
-    "forget {fresh} --class eleven": "'eleven'",
-    "forget {fresh} --id " + "0" * 32: "1 of 1 ids are not in the data: 0000",
-    "forget {fresh} --id xyz": "32 hexadecimal digits",
-    "forget {fresh} --fraction 1.5": "1.5",
-    "forget {fresh} --fraction lots": "lots",
-    "forget {fresh} --image {tmp}/no.png": "no.png",
-    "forget {fresh} --list {tmp}/no.txt": "no.txt",
-    "forget {deleted} --class 3": "no images in the data: 3",
-    "forget {plain} --class 3": "class-conditional",
-    "forget {tmp}/nowhere --class 3": "nowhere holds no run",
-    "forget": "RUN",
-    "forgot {fresh}": "forgot",
-    "sample {deleted} --class 3 --out {tmp}/images": "no exemplar is left of class 3",
-    "sample {fresh} --class x --out {tmp}/images": "'x'",
-    "sample {fresh} --count 0 --out {tmp}/images": "count",
-    "sample {fresh} --out {fresh}": "not an empty folder",
-    "sample {fresh} --out {tmp}/i --set training.images=1": "fixed once a run is trained",
-    "evaluate {fresh} --oracle {oracle}": "has no oracle",
-    "evaluate {deleted} --oracle {fresh}": "was not trained without what was deleted",
-    "evaluate {deleted} --oracle {plain}": "another recipe",
-    "evaluate {tmp}": "holds no run",
-    "report {fresh}": "was not evaluated yet",
-    "report {deleted}": "was changed after its evaluation",
-    "report {evaluated} --out {tmp}": "{tmp}",
-    "train {tmp}/nowhere": "recipe.yaml",
-    "train --out {tmp}/new": "--config",
-    "train --config {tmp}/no.yaml --out {tmp}/new": "there is no recipe",
-    "train {tiny} --out {tmp}/new --set training.imags=3": "did you mean images?",
-    "train {tiny} --out {tmp}/new --set training.images=[1": "training.images",
-    "train {tiny} --out {tmp}/new --set training.images": "section.key=value",
-    "train {tiny} --out {tmp}/new --set training.mixed_precision=half": "mixed_precision",
-    "train {tiny} --out {tmp}/new --set model.norm_num_groups=3": "norm_num_groups",
-    "train {tiny} --out {tmp}/new --set model.down_block_types=[A,B]": "A",
-    "train {tiny} --out {tmp}/new --set training.gradient_accumulation_steps=7": "multiple",
-    "train {tiny} --out {tmp}/new --set data.image_size=9": "divisible by 2",
-    "train {tiny} --out {tmp}/new --set data.source={tmp}/gone --set data.image_size=8": "gone",
-    "train {tiny} --out {fresh} --set seed=1": "holds another run",
-    "train {tiny} --out {tmp}/new --without {fresh}": "nothing was deleted from",
-    "train {tiny} --out {tmp}/new --without {fresh}/recipe.yaml": "is not a deletion receipt",
-}
+def test_exit_code_and_streams_of_a_process(run: Path) -> None:
+    command = [sys.executable, "-m", "gen_unlearn", "forget", str(run), "--class", "eleven"]
+    wrong = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.count("\n") == 1
+    assert wrong.stderr.startswith("error: expected a class name")
 
 
-@pytest.mark.parametrize(("command", "expected"), WRONG.items(), ids=WRONG)
-@pytest.mark.usefixtures("unchanged")
-def test_wrong_use_is_one_line_and_changes_nothing(
-    shop: Shop, tmp_path: Path, command: str, expected: str
-) -> None:
-    places = {**vars(shop), "tmp": tmp_path}
-    words: list[object] = []
-    for word in command.split():
-        words += tiny() if word == "{tiny}" else [word.format(**places)]
-    assert expected.format(**places) in refused(*words)
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_names_the_verb_and_its_options(verb: str) -> None:
+    result = run_command(*filter(None, [verb, "--help"]))
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+    expected = {"": VERBS, "info": ["--json"]}.get(verb, ["--json", "--dry-run"])
+    assert all(word in result.stdout for word in expected)
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    heavy = "{'torch', 'diffusers', 'numpy', 'pydantic', 'matplotlib'}"
+    code = f"import sys, gen_unlearn.cli; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("verb", ["train", "demo", "sample", "evaluate", "report"])
+def test_a_dry_run_writes_nothing(shop: Shop, tmp_path: Path, verb: str) -> None:
+    new, root = ["--out", tmp_path / "new"], shop.fresh.parent
+    options = {"train": [*tiny(), *new], "demo": new, "sample": [shop.fresh, *new]}
+    before = tree(root)
+    works(verb, *options.get(verb, [shop.evaluated]), "--dry-run")
+    assert tree(root) == before
+    assert not any(tmp_path.iterdir())
+
+
+def test_ctrl_c_then_the_same_command_gives_the_uninterrupted_weights(tmp_path: Path) -> None:
+    longer = [*tiny(), "--set", "training.images=4800", "--set", "training.checkpoint_images=240"]
+    whole = works("train", *longer, "--out", tmp_path / "whole")
+    command = [
+        sys.executable,
+        "-m",
+        "gen_unlearn",
+        "train",
+        *map(str, longer),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    waited = time.monotonic()
+    while not list((tmp_path / "run").glob("checkpoints/step-*")):
+        assert process.poll() is None
+        assert time.monotonic() < waited + 120
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1].endswith(f"continue with: gen-unlearn train {tmp_path / 'run'}")
+    assert "is not complete; continue it with: gen-unlearn train" in refused("evaluate", tmp_path / "run")
+    assert works("train", tmp_path / "run")["weights_digest"] == whole["weights_digest"]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_time_of_interrupted_parts_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = DiffusionBatches.__getitem__
+
+    def slow_then_interrupted(self: DiffusionBatches, index: int) -> DiffusionBatch:
+        if index == 1:
+            time.sleep(1)
+            signal.raise_signal(signal.SIGINT)
+        return original(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionBatches, "__getitem__", slow_then_interrupted)
+        assert run_command("train", *tiny(), "--out", tmp_path / "run").exit_code == 130
+    assert works("train", *tiny(), "--out", tmp_path / "run")["seconds_train"] > 1
+
+
+def test_an_interrupted_oracle_can_be_continued_as_it_says(shop: Shop, tmp_path: Path) -> None:
+    """Leave the manifest of an oracle as it is before training is complete."""
+    oracle = Path(shutil.copytree(shop.oracle, tmp_path / "oracle"))
+    manifest = (oracle / "manifest.json").read_text(encoding="utf-8")
+    (oracle / "manifest.json").write_text(manifest[: manifest.index('"training"')] + '"training": null}')
+    advice = refused("info", oracle).partition("continue it with: gen-unlearn ")[2]
+    result = run_command(*advice.split())
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of photographs as people have them: three classes, all sizes, modes and formats."""
+    random = np.random.default_rng(0)
+    forms = [("RGB", "png"), ("L", "png"), ("RGB", "jpg"), ("RGBA", "png"), ("P", "png"), ("CMYK", "jpg")]
+    for level, name in enumerate(("cats & dogs", "fish", "zebra")):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(12):
+            height, width = random.integers(9, 40, 2)
+            pixels = (80 * level + random.integers(0, 80, (height, width, 3))).astype(np.uint8)
+            mode, suffix = forms[number % len(forms)]
+            path = tmp_path / "pictures" / name / f"{number}.{suffix}"
+            Image.fromarray(pixels).convert(mode).save(path)
+    return tmp_path / "pictures"
+
+
+def test_a_folder_of_pictures(pictures: Path, tmp_path: Path) -> None:
+    source = [
+        "--set",
+        f"data.source={pictures}",
+        "--set",
+        "data.image_size=16",
+        "--set",
+        "data.test_fraction=0.25",
+    ]
+    run = tmp_path / "run"
+    works("train", *tiny(), *source, "--out", run)
+    assert works("info", run)["image_shape"] == [16, 16, 3]
+    assert works("evaluate", run)["accuracy_per_class"]["before"].keys() == {"cats & dogs", "fish", "zebra"}
+    held = [path for path in sorted((pictures / "fish").iterdir()) if can_be_asked(run, path)]
+    assert len(held) == 9, "the rest is held out"
+    assert works("forget", run, "--image", held[0])["removed_per_class"] == {"fish": 1}
+    (tmp_path / "asked").mkdir()
+    for path in held[1:3]:
+        shutil.copy(path, tmp_path / "asked")
+    assert works("forget", run, "--image", tmp_path / "asked")["removed"] == 2
+    assert "not in the data" in refused("forget", run, "--image", held[0])
+    assert works("forget", run, "--class", "0")["removed_per_class"] == {"cats & dogs": 9}, "by index"
+    works("evaluate", run)
+    works("report", run)
+    assert "cats &amp; dogs" in (run / "report.html").read_text(encoding="utf-8")
+    assert works("sample", run, "--class", "fish", "--out", tmp_path / "new", "--count", 1)["images"] == 1
+
+
+def can_be_asked(run: Path, picture: Path) -> bool:
+    return run_command("forget", run, "--image", picture, "--dry-run").exit_code == 0

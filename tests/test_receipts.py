@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,9 +37,7 @@ def test_receipt_states_what_was_done(
     DeletionReceipt.from_file(path).verify(tiny_store)
 
 
-def test_receipt_notices_a_returned_image_and_every_other_change(
-    few_images: IndexedImages, tiny_store: ExemplarStore
-) -> None:
+def test_receipt_notices_that_it_was_altered(few_images: IndexedImages, tiny_store: ExemplarStore) -> None:
     receipt = tiny_store.delete(forget(few_images, 0, 1))
     with pytest.raises(ValueError, match="altered"):
         replace(receipt, ids=receipt.ids[:1]).verify(tiny_store)
@@ -48,6 +47,21 @@ def test_receipt_notices_a_returned_image_and_every_other_change(
         replace(receipt, digest_after="0" * 64).verify(tiny_store)
     with pytest.raises(ValueError, match="expected a level out of bit-exact"):
         replace(receipt, level="exact")
+
+
+@pytest.mark.parametrize("altered", [{"removed": 3}, {"remaining": 3}, {"removed_per_class": {"a": 9}}])
+def test_receipt_notices_numbers_that_contradict_each_other(
+    few_images: IndexedImages, tiny_store: ExemplarStore, altered: dict[str, Any]
+) -> None:
+    receipt = tiny_store.delete(forget(few_images, 0, 1))
+    with pytest.raises(ValueError, match="altered"):
+        replace(receipt, **altered).verify(tiny_store)
+
+
+def test_receipt_notices_a_returned_image_and_a_later_deletion(
+    few_images: IndexedImages, tiny_store: ExemplarStore
+) -> None:
+    receipt = tiny_store.delete(forget(few_images, 0, 1))
     tiny_store.add(few_images.select(np.array([1])))
     with pytest.raises(ValueError, match="1 of 2 deleted images are still in the exemplar store"):
         receipt.verify(tiny_store)

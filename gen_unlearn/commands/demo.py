@@ -10,20 +10,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from diffusers import UNet2DModel
 
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.evaluate import evaluate
 from gen_unlearn.commands.forget import ForgetRequest, forget
-from gen_unlearn.commands.report import write_report
+from gen_unlearn.commands.report import load_states, write_report
 from gen_unlearn.commands.train import read_forget_sets, train
 from gen_unlearn.config import RunConfig, load_config
-from gen_unlearn.indexed_images import class_index
 from gen_unlearn.metrics.cost import sampling_overhead
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
 from gen_unlearn.models.denoiser import build_denoiser
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
+from gen_unlearn.report.comparison import comparison_picture
 from gen_unlearn.repro import ids_to_hex, keyed_order
 from gen_unlearn.runs import RunFolder, served_classes
 
@@ -46,20 +45,20 @@ def run_demo(config: RunConfig, out: Path) -> dict[str, Any]:
 
     Args:
         config: a semi-parametric recipe on a data set that has a class "3".
-        out: folder; the model goes to ``model``, the oracle to ``oracle``.
+        out: folder; the generator goes to ``run``, the oracle to ``oracle``.
 
     Returns:
         The summary, which is also written to ``summary.json``.
     """
     _say("1/6  train a semi-parametric generator on real handwritten digits")
-    run = train(config, out / "model", description="train")
+    run = train(config, out / "run", description="train")
     if not run.receipts():
         _say("2/6  judge it before the deletion")
         evaluate(run)
-        _say(f"3/6  delete class {FORGOTTEN_CLASS} and {SINGLE_IMAGES} single images of other classes")
-        for request in _requests(run):
-            receipt, _ = forget(run, request)
-            _say(str(receipt))
+    _say(f"3/6  delete class {FORGOTTEN_CLASS} and {SINGLE_IMAGES} single images of other classes")
+    for request in _requests(run)[len(run.receipts()) :]:
+        receipt, _ = forget(run, request)
+        _say(str(receipt))
     _say("4/6  retrain from scratch without them: the oracle")
     oracle = train(config, out / "oracle", read_forget_sets([run.path]), description="train oracle")
     _say("5/6  judge it after the deletion, against the oracle")
@@ -68,6 +67,7 @@ def run_demo(config: RunConfig, out: Path) -> dict[str, Any]:
     write_text(run.scorecard_path, card.to_json())
     _say("6/6  write the report")
     write_report(run, out / "report.html")
+    comparison_picture(load_states(run, card), run.manifest.class_names).save(out / "samples.png")
     summary = summarise(run, card)
     write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
@@ -91,12 +91,12 @@ def summarise(run: RunFolder, card: Scorecard) -> dict[str, Any]:
 
 def _requests(run: RunFolder) -> list[ForgetRequest]:
     """Ask for a class, and for some images of the other classes, chosen by a hash of their ids."""
-    store = run.load_exemplars()
-    others = np.flatnonzero(store.labels != class_index(store.class_names, FORGOTTEN_CLASS))
-    chosen = others[keyed_order(store.ids[others], "demo")[:SINGLE_IMAGES]]
+    data = run.load_split().train
+    others = data.ids[data.labels != data.class_index(FORGOTTEN_CLASS)]
+    chosen = others[keyed_order(others, "demo")[:SINGLE_IMAGES]]
     return [
         ForgetRequest(classes=(FORGOTTEN_CLASS,)),
-        ForgetRequest(ids=ids_to_hex(store.ids[chosen]), reason=f"{SINGLE_IMAGES} single images"),
+        ForgetRequest(ids=ids_to_hex(chosen), reason=f"{SINGLE_IMAGES} single images"),
     ]
 
 

@@ -19,8 +19,9 @@ from gen_unlearn.commands.measures import (
     measure_forgetting,
     measure_quality,
 )
-from gen_unlearn.data import IndexedImages, load_split
+from gen_unlearn.data import IndexedImages
 from gen_unlearn.metrics.scorecard import Scorecard
+from gen_unlearn.repro import digest_json
 from gen_unlearn.runs import RunFolder, served_classes
 from gen_unlearn.samples import SamplePlan, SampleSet, generate_samples
 from gen_unlearn.training.classifier import JudgeClassifier, train_judge
@@ -41,7 +42,7 @@ def evaluate(run: RunFolder, oracle: RunFolder | None = None) -> Scorecard:
     """
     if oracle is not None:
         _require_matching_oracle(run, oracle)
-    split = load_split(run.config.data)
+    split = run.load_split()
     judge = find_judge(run, split.train)
     files, notes = _sample_states(run, oracle)
     samples = {state: SampleSet.from_file(path) for state, path in files.items()}
@@ -75,20 +76,19 @@ def _require_matching_oracle(run: RunFolder, oracle: RunFolder) -> None:
         raise ValueError(f"nothing was deleted from {run.path}, so it has no oracle; leave --oracle out")
     if oracle.manifest.recipe_digest != run.manifest.recipe_digest:
         raise ValueError(f"{oracle.path} was trained from another recipe than {run.path}")
-    if oracle.manifest.without != forgotten.digest:
+    if oracle.manifest.without != forgotten.digest or oracle.receipts():
         raise ValueError(
-            f"{oracle.path} was not trained without what was deleted from {run.path}; train the oracle with: "
-            f"gen-unlearn train --config {run.recipe_path} --without {run.path} --out DIR"
+            f"{oracle.path} was not trained without exactly what was deleted from {run.path}; "
+            f"train it with: gen-unlearn train --config {run.recipe_path} --without {run.path} --out DIR"
         )
 
 
 def find_judge(run: RunFolder, train: IndexedImages) -> Judge:
     """Load the run's judge, training it on the training split the first time."""
-    folder = run.metrics_path / "judge"
+    config, seed = run.config.evaluation.judge, run.config.evaluation.judge_seed
+    folder = run.metrics_path / f"judge-{digest_json([asdict(config), seed, train.digest])[:12]}"
     if not folder.exists():
-        classes = len(run.manifest.class_names)
-        config = run.config.evaluation.judge
-        model = train_judge(train.all_images(), train.labels, classes, config, run.config.seed)
+        model = train_judge(train.all_images(), train.labels, len(train.class_names), config, seed)
         unfinished = run.metrics_path / "judge.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished)
@@ -140,17 +140,20 @@ def _sample(generator: RunFolder, plan: SamplePlan, folder: Path, description: s
 
 def find_deletion(run: RunFolder, train: IndexedImages) -> Deletion:
     """Find what was deleted from a run among the training images of its source."""
+    every = range(len(run.manifest.class_names))
+    left = set(run.load_exemplars().labels.tolist()) if run.is_semi_parametric else set(every)
+    retained = tuple(label for label in every if label in left)
     forgotten = run.forgotten()
     if forgotten is None:
-        nothing = train.select(np.empty(0, dtype=np.int64))
-        return Deletion((), nothing, train)
-    left = set(run.load_exemplars().labels.tolist())
+        return Deletion((), retained, train.select(np.empty(0, dtype=np.int64)), train)
     names = {name for receipt in run.receipts() for name in receipt.removed_per_class}
     classes = tuple(
-        label for label, name in enumerate(run.manifest.class_names) if name in names and label not in left
+        label for label in every if label not in left and run.manifest.class_names[label] in names
     )
     leaving = forgotten.mask(train.ids)
-    return Deletion(classes, train.select(np.flatnonzero(leaving)), train.select(np.flatnonzero(~leaving)))
+    return Deletion(
+        classes, retained, train.select(np.flatnonzero(leaving)), train.select(np.flatnonzero(~leaving))
+    )
 
 
 def _protocol(run: RunFolder, judge: Judge, evidence: Evidence) -> dict[str, object]:

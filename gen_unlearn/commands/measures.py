@@ -29,11 +29,13 @@ class Deletion:
 
     Attributes:
         classes: classes that were in the exemplars before and are not now.
+        retained_classes: classes that have exemplars now; all classes of a plain model.
         images: the deleted training images; empty if the source no longer has them.
         retained: the training images that were not deleted.
     """
 
     classes: tuple[int, ...]
+    retained_classes: tuple[int, ...]
     images: IndexedImages
     retained: IndexedImages
 
@@ -53,11 +55,6 @@ class Evidence:
     oracle_again: SampleSet | None
     deletion: Deletion
     test: IndexedImages
-
-    @property
-    def retained_classes(self) -> list[int]:
-        """The classes that were not deleted."""
-        return [label for label in range(len(self.test.class_names)) if label not in self.deletion.classes]
 
 
 class Judge:
@@ -89,7 +86,8 @@ class Judge:
 
 def measure_quality(judge: Judge, evidence: Evidence) -> list[Measure]:
     """Measure Frechet distances and label accuracy on the retained classes, for every state."""
-    classes, deletion = evidence.retained_classes, evidence.deletion
+    deletion = evidence.deletion
+    classes = deletion.retained_classes
     test = _of_classes(evidence.test, classes)
     reference = test.all_images()
     real = _of_classes(deletion.retained, classes)
@@ -128,7 +126,7 @@ def _distances_to_oracle(judge: Judge, evidence: Evidence) -> list[Measure]:
     """Measure FID_O of arXiv 2603.22870: the distance between a model's samples and the oracle's."""
     if evidence.oracle_again is None:
         return []
-    classes = evidence.retained_classes
+    classes = evidence.deletion.retained_classes
     oracle = evidence.states["oracle"].of_classes(classes).images
     floor, _ = judge.distance(evidence.oracle_again.of_classes(classes).images, oracle)
     measures = []

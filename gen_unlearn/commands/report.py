@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import numpy as np
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.evaluate import find_deletion
 from gen_unlearn.commands.measures import Deletion, nearest_to_deleted
-from gen_unlearn.data import load_split
 from gen_unlearn.metrics.scorecard import Scorecard
 from gen_unlearn.report.page import DeletedView, GridRow, Neighbour, ReportContent, StateView, render_report
 from gen_unlearn.repro import ids_to_hex
@@ -45,13 +45,9 @@ def collect(run: RunFolder) -> ReportContent:
     card = Scorecard.from_file(run.scorecard_path)
     if card.protocol["state"] != run.state_digest():
         raise ValueError(f"{run.path} was changed after its evaluation; run: gen-unlearn evaluate {run.path}")
-    states = {
-        state: SampleSet.from_file(run.samples_path / name)
-        for state, name in card.samples.items()
-        if state in _CAPTIONS
-    }
+    states = load_states(run, card)
     receipts = tuple(run.receipts())
-    deletion = find_deletion(run, load_split(run.config.data).train)
+    deletion = find_deletion(run, run.load_split().train)
     return ReportContent(
         title="Deletion from an image generator" if receipts else "An image generator",
         summary=_summary(run, card),
@@ -63,6 +59,15 @@ def collect(run: RunFolder) -> ReportContent:
         recipe_yaml=run.config.to_yaml(),
         recipe_digest=run.manifest.recipe_digest,
     )
+
+
+def load_states(run: RunFolder, card: Scorecard) -> dict[str, SampleSet]:
+    """Load the samples that a scorecard was made from: before, after and oracle, as far as there are."""
+    return {
+        state: SampleSet.from_file(run.samples_path / name)
+        for state, name in card.samples.items()
+        if state in _CAPTIONS
+    }
 
 
 def _summary(run: RunFolder, card: Scorecard) -> tuple[tuple[str, str], ...]:
@@ -99,7 +104,7 @@ def _deleted_views(
         return ()
     chosen = _spread_over_classes(deletion)
     shown = deletion.images.select(chosen)
-    few = Deletion(deletion.classes, shown, deletion.retained)
+    few = replace(deletion, images=shown)
     found = {name: nearest_to_deleted(samples, few) for name, samples in states.items()}
     pixels = shown.images[np.arange(len(shown))]
     names = ids_to_hex(shown.ids)

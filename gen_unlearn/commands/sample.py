@@ -41,7 +41,8 @@ class SampleRequest:
         if self.null:
             return [None]
         if self.classes:
-            return [class_index(run.manifest.class_names, name) for name in self.classes]
+            labels = [class_index(run.manifest.class_names, name) for name in self.classes]
+            return list(dict.fromkeys(labels))
         return list(served_classes(run.load_pipeline()))
 
 

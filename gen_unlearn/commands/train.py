@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from gen_unlearn.config import RunConfig
 from gen_unlearn.data import IndexedImages, load_split
@@ -30,7 +30,7 @@ from gen_unlearn.training.batches import (
     DiffusionBatches,
     ExemplarConditioning,
 )
-from gen_unlearn.training.checkpoint import CheckpointFolder
+from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
 from gen_unlearn.training.diffusion import train_diffusion
 
 
@@ -57,20 +57,20 @@ def train(
         image_shape=data.image_shape,
         without=None if without is None else without.digest,
     )
-    run = RunFolder.create(out, config, manifest)
+    setup = _set_up(config, data, out)  # First, so that a recipe that cannot work leaves no folder behind.
+    run = RunFolder.create(out, config, manifest, without)
     if run.manifest.training is not None:
         return run
     checkpoints = CheckpointFolder(out / "checkpoints", f"{manifest.recipe_digest}-{manifest.data_digest}")
-    started = time.perf_counter()
-    pipeline, loss = fit(config, data, checkpoints, description)
+    progress = _fit(setup, config, checkpoints, description)
     record = TrainingRecord(
-        seconds=time.perf_counter() - started,
+        seconds=progress.seconds,
         images=config.training.steps * config.training.batch_size,
-        loss=loss,
-        parameters=sum(parameter.numel() for parameter in pipeline.unet.parameters()),
-        weights_digest=weights_digest(pipeline),
+        loss=progress.loss,
+        parameters=sum(parameter.numel() for parameter in setup.pipeline.unet.parameters()),
+        weights_digest=weights_digest(setup.pipeline),
     )
-    run.complete_training(pipeline, record)
+    run.complete_training(setup.pipeline, record)
     checkpoints.remove()
     return run
 
@@ -80,24 +80,37 @@ def fit(
     data: IndexedImages,
     checkpoints: CheckpointFolder | None = None,
     description: str = "train",
-) -> tuple[GeneratorPipeline, float]:
-    """Fit a generator to `data`; return its pipeline and its mean loss at the end.
+) -> tuple[GeneratorPipeline, Progress]:
+    """Fit a generator to `data`; return its pipeline, and the steps, seconds and loss it took.
 
     The result is a function of the recipe and of the images. Raises `TrainingInterruptedError` on Ctrl-C.
     """
+    setup = _set_up(config, data, None if checkpoints is None else checkpoints.path.parent)
+    return setup.pipeline, _fit(setup, config, checkpoints, description)
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """Everything that training needs, with fresh weights."""
+
+    pipeline: GeneratorPipeline
+    batches: DiffusionBatches
+    accelerator: Accelerator
+
+
+def _set_up(config: RunConfig, data: IndexedImages, project: Path | None) -> _Setup:
     training = config.training
+    AcceleratorState._reset_state()  # Each run has its own precision.
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         log_with=training.log_with,
-        project_dir=None if checkpoints is None else checkpoints.path.parent,
+        project_dir=project,
     )
-    if training.log_with is not None:
-        accelerator.init_trackers("gen_unlearn", {"recipe": config.digest, "seed": config.seed})
-    torch.manual_seed(derive_seed(config.seed, "weights"))
-    model = build_denoiser(config.model, data.image_shape, len(data.class_names))
-    noise_schedule = config.noise.build()
-    sampler = build_sampler(config.sampling.sampler, noise_schedule)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "weights"))
+        model = build_denoiser(config.model, data.image_shape, len(data.class_names))
+    sampler = build_sampler(config.sampling.sampler, config.noise.build())
     conditioning: Conditioning
     pipeline: GeneratorPipeline
     if isinstance(model, SemiParametricUNet2DModel):
@@ -121,10 +134,24 @@ def fit(
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
-    loss = train_diffusion(model, noise_schedule, batches, training, accelerator, checkpoints, description)
+    return _Setup(pipeline, batches, accelerator)
+
+
+def _fit(
+    setup: _Setup, config: RunConfig, checkpoints: CheckpointFolder | None, description: str
+) -> Progress:
+    """Train; the caller's random state is left alone, and dropout draws from the run's seed."""
+    accelerator, model = setup.accelerator, setup.pipeline.unet
+    if config.training.log_with is not None:
+        accelerator.init_trackers("gen_unlearn", {"recipe": config.digest, "seed": config.seed})
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(derive_seed(config.seed, "dropout", accelerator.process_index))
+        progress = train_diffusion(
+            model, config.noise.build(), setup.batches, config.training, accelerator, checkpoints, description
+        )
     accelerator.end_training()
     model.eval()
-    return pipeline, loss
+    return progress
 
 
 def _exemplar_conditioning(

@@ -46,6 +46,12 @@ class DenoiserConfig:
     fusion_residual: bool = False
 
     def __post_init__(self) -> None:
+        for channels in self.block_out_channels:
+            if channels % self.norm_num_groups:
+                raise ValueError(
+                    f"block_out_channels {list(self.block_out_channels)} must be multiples of "
+                    f"norm_num_groups ({self.norm_num_groups})"
+                )
         levels = {len(self.block_out_channels), len(self.down_block_types), len(self.up_block_types)}
         if len(levels) != 1:
             raise ValueError(

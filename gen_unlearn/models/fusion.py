@@ -9,7 +9,7 @@ that are known there, so the forward pass holds no loop over samples and never w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,9 +28,10 @@ class ExemplarTokens(NamedTuple):
     keys: Tensor
     values: Tensor
 
-    def to(self, device: torch.device | str) -> ExemplarTokens:
-        """Move both tensors to `device`."""
-        return ExemplarTokens(self.keys.to(device), self.values.to(device))
+    def map(self, change: Callable[[Tensor], Tensor]) -> ExemplarTokens:
+        """Apply `change` to both tensors, once if they are one and the same."""
+        keys = change(self.keys)
+        return ExemplarTokens(keys, keys if self.values is self.keys else change(self.values))
 
 
 class FusionPlan(NamedTuple):
@@ -163,7 +164,7 @@ class FusionBlock(nn.Module):
         values = keys if tokens.values is tokens.keys else self._gather(tokens.values, plan, self.null_value)
         valid = plan.present.repeat_interleave(tokens.keys.shape[2], dim=1)
         count = valid.sum(dim=1, keepdim=True).clamp(min=1)
-        bias = torch.where(valid, -count.to(keys.dtype).log(), -torch.inf)
+        bias = torch.where(valid, -count.float().log(), -torch.inf)
         bias = F.pad(bias, (1, 0))[:, None, None, :]
         return FusionContext(keys, values, bias, plan.slots, plan.cells)
 
@@ -176,7 +177,7 @@ class FusionBlock(nn.Module):
         else:
             rows, cells = context.slots.shape
             queries = self.to_query(self._tokens(features)).index_select(0, context.slots.reshape(-1))
-            queries = self._heads(queries.reshape(rows, -1, channels))
+            queries = self._heads(queries.reshape(rows, cells * height * width, channels))
             attended = self._attend(queries, context).transpose(1, 2)
             attended = attended.reshape(rows * cells, height * width, channels)
             fused = torch.cat([attended, null.to(attended.dtype)]).index_select(0, context.cells)
@@ -261,7 +262,9 @@ class AdditiveFusionBlock(FusionBlock):
                 weighted,
             )
             if torch.is_grad_enabled():
-                maximum, total, weighted = checkpoint(self._add_chunk, *arguments, use_reentrant=False)
+                maximum, total, weighted = checkpoint(
+                    self._add_chunk, *arguments, use_reentrant=False, preserve_rng_state=False
+                )
             else:
                 maximum, total, weighted = self._add_chunk(*arguments)
         return (weighted / total).to(queries.dtype).unsqueeze(1)

@@ -85,6 +85,8 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
         fusion_residual: bool = False,
     ) -> None:
         super().__init__()
+        if any(name.startswith("Skip") for name in (*down_block_types, *up_block_types)):
+            raise ValueError("blocks with image skips (SkipDownBlock2D, ...) cannot be split for the fusion")
         self.unet = UNet2DModel(
             sample_size=sample_size,
             in_channels=in_channels,
@@ -123,7 +125,9 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
         embedding = unet.time_embedding(unet.time_proj(timesteps).to(sample.dtype))
         if unet.class_embedding is not None:
             if class_labels is None:
-                class_labels = timesteps.new_full((sample.shape[0],), self.config.num_label_slots)
+                class_labels = torch.full(
+                    (sample.shape[0],), self.config.num_label_slots, device=sample.device
+                )
             embedding = embedding + unet.class_embedding(class_labels).to(sample.dtype)
         elif class_labels is not None:
             raise ValueError("this network takes no class labels; build it with num_label_slots to use them")
@@ -161,6 +165,9 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
         Args:
             images: ``(exemplars, channels, height, width)`` in [-1, 1].
         """
+        if not len(images):
+            side = images.shape[2] // 2 ** (len(self.config.block_out_channels) - 1)
+            return self.fusion.encode(images.new_zeros(0, self.config.block_out_channels[-1], side, side))
         with torch.no_grad(), _evaluation_mode(self.unet):
             features = self.encode(images, 0).features
         return self.fusion.encode(features)
@@ -208,10 +215,11 @@ def _build_fusion(
 
 @contextmanager
 def _evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Switch a module to evaluation mode, and back to what it was."""
-    was_training = module.training
+    """Switch a module to evaluation mode, and back to what each of its parts was."""
+    training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         yield
     finally:
-        module.train(was_training)
+        for part in training:
+            part.training = True

@@ -20,8 +20,6 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         scheduler: any diffusers scheduler.
     """
 
-    model_cpu_offload_seq = "unet"
-
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -74,6 +72,5 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             latents=latents,
             callback_on_step_end=callback_on_step_end,
         )
-        self.maybe_free_model_hooks()
         images = convert_samples(samples, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -34,5 +35,6 @@ def convert_samples(samples: Tensor, output_type: OutputType) -> list[Image.Imag
     if output_type == "np":
         return images.astype(np.float32) / 255
     if output_type == "pt":
-        return samples.new_tensor(images.transpose(0, 3, 1, 2)) / 255
+        channels_first = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        return channels_first.to(samples.device, torch.float32) / 255
     raise ValueError(f"expected output_type 'pil', 'np', 'pt', 'uint8' or 'latent', got {output_type!r}")

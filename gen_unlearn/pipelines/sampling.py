@@ -11,7 +11,7 @@ from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
 from gen_unlearn.pipelines.denoising import Sampler
 from gen_unlearn.pipelines.semiparametric import OnEmptyClass, SemiParametricDDPMPipeline
 from gen_unlearn.progress import progress_bar
-from gen_unlearn.repro import torch_generator
+from gen_unlearn.repro import derive_seed, torch_generator
 
 GeneratorPipeline = SemiParametricDDPMPipeline | ClassConditionalDDPMPipeline
 
@@ -69,6 +69,8 @@ def sample_images(
     Returns:
         uint8 ``(images, height, width, channels)``.
     """
+    if not labels or len(labels) != len(indices):
+        raise ValueError(f"expected one index for each of some labels, got {len(labels)} and {len(indices)}")
     pipeline.set_progress_bar_config(disable=True)
     batches: list[np.ndarray] = []
     with progress_bar(len(labels), description) as progress:
@@ -83,7 +85,10 @@ def sample_images(
                 (images,) = pipeline(
                     batch_labels,
                     exemplars_per_class=config.exemplars_per_class,
-                    exemplar_seed=[config.seed + index // config.images_per_draw for index in batch_indices],
+                    exemplar_seed=[
+                        derive_seed(config.seed, "exemplars", index // config.images_per_draw)
+                        for index in batch_indices
+                    ],
                     guidance_scale=config.guidance_scale,
                     num_inference_steps=config.num_inference_steps,
                     generator=noise,

@@ -36,7 +36,6 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
     """
 
     _optional_components: ClassVar[list[str]] = ["exemplars"]
-    model_cpu_offload_seq = "unet"
 
     def __init__(
         self,
@@ -85,7 +84,7 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
             ValueError: a label is unknown, or its class has no exemplar left.
         """
         labels = [None if label is None else int(label) for label in class_labels]
-        seeds = [exemplar_seed] * len(labels) if isinstance(exemplar_seed, int) else list(exemplar_seed)
+        seeds = list(exemplar_seed) if isinstance(exemplar_seed, Sequence) else [exemplar_seed] * len(labels)
         if len(seeds) != len(labels):
             raise ValueError(
                 f"expected one exemplar seed or {len(labels)}, one for each image, got {len(seeds)}"
@@ -109,7 +108,6 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
             latents=latents,
             callback_on_step_end=callback_on_step_end,
         )
-        self.maybe_free_model_hooks()
         images = convert_samples(samples, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -157,6 +155,11 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
         if on_empty_class not in ("raise", "null"):
             raise ValueError(f"expected on_empty_class 'raise' or 'null', got {on_empty_class!r}")
         wanted = sorted({label for label in labels if label is not None})
+        if wanted and self.exemplars is None:
+            raise ValueError(
+                "this pipeline was loaded without its exemplars, which classes come from; load it with its "
+                "exemplar store, or ask for None to sample from the null token"
+            )
         unknown = [label for label in wanted if not 0 <= label < self.num_classes]
         if unknown:
             raise ValueError(f"expected class labels from 0 to {self.num_classes - 1}, got {unknown}")
@@ -166,8 +169,8 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
         empty = [f"{label} ({self.exemplars.class_names[label]})" for label in wanted if label not in held]
         if empty:
             raise ValueError(
-                f"no exemplar is left of class {', '.join(empty)}; ask for another class, or pass "
-                f"on_empty_class='null' to sample from the null token"
+                f"no exemplar is left of class {', '.join(empty)}; ask for another class, or "
+                f"sample from the null token (on_empty_class='null'; --null on the command line)"
             )
 
     def _plan(self, labels: list[int | None], seeds: list[int], count: int) -> FusionPlan:

@@ -92,6 +92,8 @@ class DiffusionBatches(Dataset[DiffusionBatch]):
         return self.steps * self.accumulation
 
     def __getitem__(self, index: int) -> DiffusionBatch:
+        if not 0 <= index < len(self):
+            raise IndexError(f"expected a micro-batch from 0 to {len(self) - 1}, got {index}")
         step, micro = divmod(index, self.accumulation)
         size = self.batch_size // (self.accumulation * self.num_processes)
         start = (micro * self.num_processes + self.process_index) * size

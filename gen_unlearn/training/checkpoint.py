@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +25,21 @@ class TrainingInterruptedError(Exception):
         super().__init__(f"stopped at {images:,} of {total:,} images")
         self.images = images
         self.total = total
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training has come.
+
+    Attributes:
+        step: finished steps.
+        seconds: wall-clock time they took, without pauses.
+        loss: mean loss of the latest steps.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    loss: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,7 @@ class CheckpointFolder:
     recipe_digest: str
     keep: int = 1
 
-    def save(self, accelerator: Accelerator, ema: EMAModel, step: int) -> None:
+    def save(self, accelerator: Accelerator, ema: EMAModel, progress: Progress) -> None:
         """Write the resume point of a finished step, and drop those that are too many."""
         unfinished = self.path / "unfinished"
         if accelerator.is_main_process:
@@ -55,26 +71,26 @@ class CheckpointFolder:
         if accelerator.is_main_process:
             averaged = {str(index): weights for index, weights in enumerate(ema.shadow_params)}
             save_file(averaged, unfinished / "ema.safetensors")
-            progress = {"step": step, "ema_step": ema.optimization_step, "recipe_digest": self.recipe_digest}
-            (unfinished / "progress.json").write_text(json.dumps(progress))
-            target = self.path / f"step-{step:08d}"
+            state = {"ema_step": ema.optimization_step, "recipe_digest": self.recipe_digest}
+            (unfinished / "progress.json").write_text(json.dumps(asdict(progress) | state))
+            target = self.path / f"step-{progress.step:08d}"
             shutil.rmtree(target, ignore_errors=True)
             unfinished.rename(target)
             for outdated in self._all()[: -self.keep]:
                 shutil.rmtree(outdated)
         accelerator.wait_for_everyone()
 
-    def resume(self, accelerator: Accelerator, ema: EMAModel) -> int:
-        """Load the newest resume point into what was prepared; return its step, 0 if there is none.
+    def resume(self, accelerator: Accelerator, ema: EMAModel) -> Progress:
+        """Load the newest resume point into what was prepared, if there is one; return how far it got.
 
         Raises:
             ValueError: the resume point was written under another recipe.
         """
         found = self._all()
         if not found:
-            return 0
-        progress = json.loads((found[-1] / "progress.json").read_text())
-        if progress["recipe_digest"] != self.recipe_digest:
+            return Progress()
+        state = json.loads((found[-1] / "progress.json").read_text())
+        if state["recipe_digest"] != self.recipe_digest:
             raise ValueError(
                 f"{found[-1]} belongs to another recipe; use another output folder, or delete it"
             )
@@ -82,8 +98,8 @@ class CheckpointFolder:
         averaged = load_file(found[-1] / "ema.safetensors")
         for index, weights in enumerate(ema.shadow_params):
             weights.copy_(averaged[str(index)])
-        ema.optimization_step = progress["ema_step"]
-        return progress["step"]
+        ema.optimization_step = state["ema_step"]
+        return Progress(state["step"], state["seconds"], state["loss"])
 
     def remove(self) -> None:
         """Delete all resume points, as is done once training is complete."""

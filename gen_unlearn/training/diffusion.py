@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,15 @@ from torch.utils.data import DataLoader
 
 from gen_unlearn.progress import progress_bar
 from gen_unlearn.training.batches import DiffusionBatches
-from gen_unlearn.training.checkpoint import CheckpointFolder, TrainingInterruptedError, interrupts_deferred
+from gen_unlearn.training.checkpoint import (
+    CheckpointFolder,
+    Progress,
+    TrainingInterruptedError,
+    interrupts_deferred,
+)
+
+_LOG_STEPS = 50
+_LOSS_SHARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class TrainingConfig:
     label_dropout: float = 0.1
     horizontal_flip: bool = False
     gradient_accumulation_steps: int = 1
-    mixed_precision: str = "no"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     checkpoint_images: int = 60_000
     dataloader_workers: int = 0
     log_with: str | None = None
@@ -69,6 +79,11 @@ class TrainingConfig:
         for name in ("images", "batch_size", "gradient_accumulation_steps", "checkpoint_images"):
             if self.__dict__[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.__dict__[name]}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        for name in ("warmup_images", "weight_decay", "max_grad_norm", "dataloader_workers"):
+            if self.__dict__[name] < 0:
+                raise ValueError(f"{name} must be at least 0, got {self.__dict__[name]}")
         for name in ("exemplar_dropout", "label_dropout"):
             if not 0 <= self.__dict__[name] < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {self.__dict__[name]}")
@@ -87,7 +102,7 @@ def train_diffusion(
     accelerator: Accelerator,
     checkpoints: CheckpointFolder | None = None,
     description: str = "train",
-) -> float:
+) -> Progress:
     """Train `model` to predict the noise in `batches`, and leave it with the averaged weights.
 
     Minimises ``mean (target - model(x_t, t, conditioning))²`` over pixels and batch, with
@@ -104,7 +119,7 @@ def train_diffusion(
         description: shown before the progress bar.
 
     Returns:
-        Mean loss over the last tenth of the steps that were run.
+        Steps, seconds and mean loss at the end, interrupted parts included.
 
     Raises:
         TrainingInterruptedError: Ctrl-C; a resume point was written if there is a place for it.
@@ -119,16 +134,23 @@ def train_diffusion(
         foreach=True,
     )
     ema.to(accelerator.device)
-    first_step = checkpoints.resume(accelerator, ema) if checkpoints is not None else 0
+    done = checkpoints.resume(accelerator, ema) if checkpoints is not None else Progress()
     total = config.steps * config.batch_size
-    positions = range(first_step * batches.accumulation, len(batches))
-    loader = DataLoader(batches, batch_size=None, sampler=positions, num_workers=config.dataloader_workers)
-    recent_losses: list[torch.Tensor] = []
-    step, loss_sum = first_step, torch.zeros((), device=accelerator.device)
+    positions = range(done.step * batches.accumulation, len(batches))
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=positions,
+        num_workers=config.dataloader_workers,
+        generator=torch.Generator(),  # Its own, so that resuming draws nothing from the global one.
+    )
+    step, started = done.step, time.perf_counter()
+    mean_loss = torch.tensor(done.loss, device=accelerator.device)
+    step_loss = torch.zeros_like(mean_loss)
     wrapped.train()
 
-    progress = progress_bar(total, description, initial=first_step * config.batch_size)
-    with interrupts_deferred() as stop, progress:
+    bar = progress_bar(total, description, initial=step * config.batch_size)
+    with interrupts_deferred() as stop, bar:
         for host_batch in loader:
             batch = host_batch.to(accelerator.device)
             noisy = noise_scheduler.add_noise(batch.images, batch.noise, batch.timesteps)
@@ -145,34 +167,34 @@ def train_diffusion(
                     group["lr"] = learning_rate(config, step * config.batch_size)
                 optimizer.step()
                 optimizer.zero_grad()
-            loss_sum += loss.detach() / batches.accumulation
+            step_loss += loss.detach() / batches.accumulation
             if not accelerator.sync_gradients:
                 continue
 
             ema.step(model.parameters())
             step += 1
-            progress.update(config.batch_size)
-            recent_losses.append(loss_sum)
-            loss_sum = torch.zeros_like(loss_sum)
-            if step % 50 == 0:
-                recent_losses = recent_losses[-max(50, config.steps // 10) :]
-                mean_loss = accelerator.reduce(torch.stack(recent_losses[-50:]).mean(), "mean").item()
-                progress.set_postfix(loss=f"{mean_loss:.4f}")
-                accelerator.log(
-                    {"loss": mean_loss, "lr": learning_rate(config, step * config.batch_size)}, step
-                )
-            due = step * config.batch_size // config.checkpoint_images
-            if checkpoints is not None and (
-                stop.made or due > (step - 1) * config.batch_size // config.checkpoint_images
-            ):
-                checkpoints.save(accelerator, ema, step)
+            bar.update(config.batch_size)
+            mean_loss = torch.where(mean_loss.isnan(), step_loss, mean_loss.lerp(step_loss, _LOSS_SHARE))
+            step_loss = torch.zeros_like(step_loss)
+            if step % _LOG_STEPS == 0:
+                shown = accelerator.reduce(mean_loss, "mean").item()
+                bar.set_postfix(loss=f"{shown:.4f}")
+                accelerator.log({"loss": shown, "lr": learning_rate(config, step * config.batch_size)}, step)
+            images = step * config.batch_size
+            due = (
+                images // config.checkpoint_images > (images - config.batch_size) // config.checkpoint_images
+            )
+            done = Progress(step, done.seconds + time.perf_counter() - started, done.loss)
+            started = time.perf_counter()
+            if checkpoints is not None and (stop.made or due):
+                done = replace(done, loss=accelerator.reduce(mean_loss, "mean").item())
+                checkpoints.save(accelerator, ema, done)
             if stop.made:
-                raise TrainingInterruptedError(step * config.batch_size, total)
+                raise TrainingInterruptedError(images, total)
 
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     ema.copy_to(model.parameters())
-    return (
-        torch.stack(recent_losses[-max(1, config.steps // 10) :]).mean().item() if recent_losses else math.nan
-    )
+    return replace(done, loss=accelerator.reduce(mean_loss, "mean").item())
 
 
 def learning_rate(config: TrainingConfig, images: int) -> float:

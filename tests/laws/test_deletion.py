@@ -97,6 +97,10 @@ def test_order_and_repetition_of_the_input_do_not_matter(few_images: IndexedImag
     shuffled = np.random.default_rng(1).permutation(30)
     assert saved(ExemplarStore.from_images(few_images.select(shuffled))) == straight
     assert saved(ExemplarStore.from_images(few_images.select(np.append(shuffled, [0, 5, 5])))) == straight
+    relabelled = replace(few_images, labels=(few_images.labels + 1) % 3)
+    one_way, other_way = ExemplarStore.from_images(few_images), ExemplarStore.from_images(relabelled)
+    assert (one_way.add(relabelled), other_way.add(few_images)) == (30, 30)
+    assert saved(one_way) == saved(other_way)
 
 
 def test_adding_and_deleting_are_inverse(few_images: IndexedImages, saved: SaveBytes) -> None:

@@ -17,6 +17,7 @@ from gen_unlearn.forget import ForgetSet
 from gen_unlearn.models.fusion import plan_fusion
 from gen_unlearn.models.unet import SemiParametricUNet2DModel
 from gen_unlearn.pipelines.denoising import NoiseConfig, Sampler, build_sampler, denoise
+from gen_unlearn.pipelines.output import convert_samples
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.pixels import to_model_input
 
@@ -141,7 +142,7 @@ def test_guidance_is_the_formula_in_two_passes(
             guided = pipeline.unet(expected, time, exemplars, plan, slots).sample
             plain = pipeline.unet(expected, time).sample
             noise = plain + guidance * (guided - plain)
-            expected = scheduler.step(noise, time, expected).prev_sample
+            expected = scheduler.step(noise, time, expected, use_clipped_model_output=True).prev_sample
     assert_same(actual, expected)
 
 
@@ -225,5 +226,7 @@ def test_output_types_show_the_same_image(tiny_pipeline: SemiParametricDDPMPipel
     assert np.array_equal(sample(tiny_pipeline, [0, 1], output_type="np"), raw.astype(np.float32) / 255)
     as_tensor = sample(tiny_pipeline, [0, 1], output_type="pt").permute(0, 2, 3, 1)
     assert torch.equal(as_tensor, torch.from_numpy(raw).float() / 255)
+    coarse = convert_samples(torch.linspace(-1, 1, 256).reshape(1, 1, 16, 16).bfloat16(), "pt")
+    assert coarse.dtype == torch.float32
     returned = tiny_pipeline([0], num_inference_steps=2, return_dict=False, output_type="uint8")
     assert returned[0].shape == (1, 8, 8, 1)

@@ -1,0 +1,79 @@
+"""Wrong use of the command line: one line on standard error, exit code 2, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_line import Shop, refused, tiny, tree
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return Shop.open(tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture
+def unchanged(shop: Shop, tmp_path: Path) -> Iterator[None]:
+    """Hold that a test writes nothing at all."""
+    root = shop.fresh.parent
+    before = tree(root), tree(tmp_path)
+    yield
+    assert (tree(root), tree(tmp_path)) == before
+
+
+WRONG = {
+    "forget {fresh}": "nothing is asked for",
+    "forget {fresh} --class eleven": "'eleven'",
+    "forget {fresh} --id " + "0" * 32: "1 of 1 ids are not in the data: 0000",
+    "forget {fresh} --id xyz": "32 hexadecimal digits",
+    "forget {fresh} --fraction 1.5": "1.5",
+    "forget {fresh} --fraction lots": "lots",
+    "forget {fresh} --image {tmp}/no.png": "no.png",
+    "forget {fresh} --list {tmp}/no.txt": "no.txt",
+    "forget {deleted} --class 3": "no images in the data: 3",
+    "forget {plain} --class 3": "class-conditional",
+    "forget {tmp}/nowhere --class 3": "nowhere holds no run",
+    "forget": "RUN",
+    "forgot {fresh}": "forgot",
+    "sample {deleted} --class 3 --out {tmp}/images": "no exemplar is left of class 3",
+    "sample {fresh} --class x --out {tmp}/images": "'x'",
+    "sample {fresh} --count 0 --out {tmp}/images": "count",
+    "sample {fresh} --out {fresh}": "not an empty folder",
+    "sample {fresh} --out {tmp}/i --set training.images=1": "fixed once a run is trained",
+    "evaluate {fresh} --oracle {oracle}": "has no oracle",
+    "evaluate {deleted} --oracle {fresh}": "was not trained without what was deleted",
+    "evaluate {deleted} --oracle {plain}": "another recipe",
+    "evaluate {tmp}": "holds no run",
+    "report {fresh}": "was not evaluated yet",
+    "report {deleted}": "was changed after its evaluation",
+    "report {evaluated} --out {fresh}": "{fresh}",
+    "train {tmp}/nowhere": "recipe.yaml",
+    "train --out {tmp}/new": "--config",
+    "train --config {tmp}/no.yaml --out {tmp}/new": "there is no recipe",
+    "train {tiny} --out {tmp}/new --set training.imags=3": "did you mean images?",
+    "train {tiny} --out {tmp}/new --set training.images=[1": "training.images",
+    "train {tiny} --out {tmp}/new --set training.images": "section.key=value",
+    "train {tiny} --out {tmp}/new --set training.mixed_precision=half": "mixed_precision",
+    "train {tiny} --out {tmp}/new --set model.norm_num_groups=3": "num_groups",
+    "train {tiny} --out {tmp}/new --set model.down_block_types=[A,B]": "A",
+    "train {tiny} --out {tmp}/new --set training.gradient_accumulation_steps=7": "multiple",
+    "train {tiny} --out {tmp}/new --set data.image_size=9": "divisible by 2",
+    "train {tiny} --out {tmp}/new --set data.source={tmp}/gone --set data.image_size=8": "gone",
+    "train {tiny} --out {fresh} --set seed=1": "holds another run",
+    "train {tiny} --out {tmp}/new --without {fresh}": "nothing was deleted from",
+    "train {tiny} --out {tmp}/new --without {fresh}/recipe.yaml": "is not a deletion receipt",
+}
+
+
+@pytest.mark.parametrize(("command", "expected"), WRONG.items(), ids=WRONG)
+@pytest.mark.usefixtures("unchanged")
+def test_wrong_use_is_one_line_and_changes_nothing(
+    shop: Shop, tmp_path: Path, command: str, expected: str
+) -> None:
+    places = {**vars(shop), "tmp": tmp_path}
+    words: list[object] = []
+    for word in command.split():
+        words += tiny() if word == "{tiny}" else [word.format(**places)]
+    assert expected.format(**places) in refused(*words)

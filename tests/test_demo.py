@@ -1,0 +1,128 @@
+"""The demo with strongly reduced settings: what it leaves, and that it continues where it stopped."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gen_unlearn.commands.demo import SINGLE_IMAGES, demo_config, run_demo
+from gen_unlearn.commands.evaluate import evaluate
+from gen_unlearn.commands.forget import ForgetRequest, forget
+from gen_unlearn.commands.train import train
+from gen_unlearn.config import RunConfig
+from gen_unlearn.receipts import PROMISES
+from gen_unlearn.runs import RunFolder
+
+SMALL = (
+    "model.block_out_channels=[8, 16]",
+    "model.norm_num_groups=4",
+    "model.layers_per_block=1",
+    "noise.num_train_timesteps=100",
+    "training.images=96",
+    "training.batch_size=24",
+    "training.exemplars_per_class=[1, 3]",
+    "sampling.num_inference_steps=2",
+    "evaluation.images_per_class=20",
+    "evaluation.null_images=5",
+    "evaluation.judge.epochs=1",
+    "evaluation.judge.width=8",
+)
+PROMISED = {
+    "seconds_train",
+    "seconds_delete",
+    "fd_retain_before",
+    "fd_retain_after",
+    "fd_retain_oracle",
+    "fd_to_oracle",
+    "forgotten_class_rate_before",
+    "forgotten_class_rate_after",
+    "forgotten_class_rate_oracle",
+    "forgotten_class_rate_null",
+    "retained_accuracy_before",
+    "retained_accuracy_after",
+    "sampling_overhead_vs_ddpm",
+}
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return demo_config(SMALL)
+
+
+@pytest.fixture(scope="module")
+def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    run_demo(config, out)
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_summary_has_every_promised_number_with_its_definition(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
+    assert summary.keys() >= PROMISED | {"level"}
+    assert all(math.isfinite(summary[name]) for name in PROMISED)
+    assert summary["level"] == "exemplar-only"
+    page = html.unescape((finished / "report.html").read_text(encoding="utf-8"))
+    definitions = {measure["name"]: measure["definition"] for measure in summary["measures"]}
+    for name in PROMISED:
+        assert definitions[name] in page, name
+        assert len(definitions[name]) > 30, name
+    assert PROMISES["exemplar-only"] in page
+
+
+def test_the_numbers_are_what_they_claim(finished: Path, config: RunConfig) -> None:
+    summary = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
+    receipts = RunFolder.open(finished / "run").receipts()
+    assert [len(receipt.removed_per_class) == 1 for receipt in receipts] == [True, False]
+    assert receipts[0].removed_per_class.keys() == {"3"}
+    assert receipts[1].removed == SINGLE_IMAGES
+    assert "3" not in receipts[1].removed_per_class
+    assert summary["removed"] == receipts[0].removed + SINGLE_IMAGES
+    assert summary["seconds_delete"] == pytest.approx(sum(receipt.seconds for receipt in receipts))
+    assert summary["seconds_delete"] < 1
+    assert summary["recipe_digest"] == config.digest
+    assert 0.2 < summary["sampling_overhead_vs_ddpm"] < 5
+    oracle = RunFolder.open(finished / "oracle")
+    forgotten = RunFolder.open(finished / "run").forgotten()
+    assert forgotten is not None
+    assert oracle.manifest.without == forgotten.digest
+    assert oracle.load_exemplars().digest == RunFolder.open(finished / "run").load_exemplars().digest
+    card = json.loads((finished / "run" / "metrics" / "scorecard.json").read_text(encoding="utf-8"))
+    assert card["measures"] == summary["measures"]
+
+
+def test_running_it_again_repeats_nothing(finished: Path, config: RunConfig, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    before = contents(out)
+    changes = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    summary = run_demo(config, out)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == changes
+    after = contents(out)
+    assert after.keys() == before.keys()
+    rewritten = {name for name in after if after[name] != before[name]}
+    assert rewritten <= {"summary.json", "report.html", "run/metrics/scorecard.json"}, "timing may differ"
+    first = json.loads(before["summary.json"])
+    timed = {"sampling_overhead_vs_ddpm", "measures"}
+    assert {name: first[name] for name in first.keys() - timed} == {
+        name: json.loads(json.dumps(summary))[name] for name in summary.keys() - timed
+    }
+
+
+def test_a_demo_stopped_between_its_two_deletions_makes_the_second(
+    finished: Path, config: RunConfig, tmp_path: Path
+) -> None:
+    run = train(config, tmp_path / "run")
+    evaluate(run)
+    forget(run, ForgetRequest(classes=("3",)))
+    summary = run_demo(config, tmp_path)
+    expected = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
+    assert summary["removed"] == expected["removed"]
+    assert summary["fd_retain_after"] == expected["fd_retain_after"]
