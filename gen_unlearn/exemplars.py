@@ -193,7 +193,7 @@ class ExemplarStore(ModelMixin, ConfigMixin):
         wrong = (image_ids(self.images) != self.ids).any(axis=1)
         if wrong.any():
             raise ValueError(
-                f"{int(wrong.sum())} of {len(self)} images in the store do not have the pixels "
+                f"{int(wrong.sum())} of {len(self)} images in the exemplar store do not have the pixels "
                 f"that their ids stand for: {first_few(ids_to_hex(self.ids[wrong]))}"
             )
 

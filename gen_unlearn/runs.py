@@ -18,7 +18,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,70 +30,15 @@ from gen_unlearn.config import RunConfig, load_config
 from gen_unlearn.data import Split, load_split, with_classes
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
+from gen_unlearn.manifest import RunManifest, TrainingRecord
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
 from gen_unlearn.pipelines.denoising import build_sampler
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.receipts import DeletionReceipt
-from gen_unlearn.repro import digest_state, ids_from_hex, ids_to_hex, software_versions
+from gen_unlearn.repro import digest_state, ids_from_hex, ids_to_hex
 
 _CHANGEABLE = ("data.source", "data.test_source", "sampling.", "evaluation.")
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """What training took, and what came out.
-
-    Attributes:
-        seconds: wall-clock time, summed over interrupted parts.
-        images: images shown.
-        loss: running mean of the loss at the end.
-        parameters: number of trained numbers.
-        weights_digest: SHA-256 of the averaged weights.
-    """
-
-    seconds: float
-    images: int
-    loss: float
-    parameters: int
-    weights_digest: str
-
-
-@dataclass(frozen=True)
-class RunManifest:
-    """What a run was made from.
-
-    Attributes:
-        recipe_digest: what decides the trained model.
-        data_digest: the training images, after taking out those to train without.
-        class_names: names of the classes.
-        image_shape: ``(height, width, channels)``.
-        without: digest of the forget set that an oracle was trained without.
-        versions: software.
-        training: what training took; `None` until it is complete.
-    """
-
-    recipe_digest: str
-    data_digest: str
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    without: str | None = None
-    versions: dict[str, str] = field(default_factory=software_versions)
-    training: TrainingRecord | None = None
-
-    @classmethod
-    def from_file(cls, path: Path) -> RunManifest:
-        """Read a manifest."""
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        training = fields["training"]
-        return cls(
-            **{
-                **fields,
-                "class_names": tuple(fields["class_names"]),
-                "image_shape": tuple(fields["image_shape"]),
-                "training": None if training is None else TrainingRecord(**training),
-            }
-        )
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,8 @@ def test_without_removes_every_copy_and_nothing_else() -> None:
 
 def test_class_index() -> None:
     data = indexed(pixels(1), [0], ("cat", "dog", "eel"))
-    assert [data.class_index(name) for name in ("dog", 2, np.int64(0))] == [1, 2, 0]
-    for wrong in ("Dog", 3, -1, "1"):
+    assert [data.class_index(name) for name in ("dog", 2, np.int64(0), "1")] == [1, 2, 0, 1]
+    for wrong in ("Dog", 3, -1, "3", "-1"):
         with pytest.raises(ValueError, match=r"the classes are \['cat', 'dog', 'eel'\]"):
             data.class_index(wrong)
     assert indexed(pixels(1), [0], ("0", "1")).class_index(1) == 1

@@ -15,6 +15,7 @@ from gen_unlearn.config import RunConfig
 from gen_unlearn.data import IndexedImages, load_split
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
+from gen_unlearn.manifest import RunManifest, TrainingRecord
 from gen_unlearn.models.denoiser import build_denoiser
 from gen_unlearn.models.unet import SemiParametricUNet2DModel
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
@@ -23,7 +24,7 @@ from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.repro import derive_seed
-from gen_unlearn.runs import RunFolder, RunManifest, TrainingRecord, weights_digest
+from gen_unlearn.runs import RunFolder, weights_digest
 from gen_unlearn.training.batches import (
     ClassConditioning,
     Conditioning,

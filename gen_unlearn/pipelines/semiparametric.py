@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -140,11 +142,13 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
         """Save the pipeline to a folder.
 
         Args:
-            save_directory: folder to write, made if missing.
+            save_directory: folder to write, made if missing; what an earlier save left there is replaced.
             safe_serialization: write safetensors.
             variant: diffusers' name of a weights variant, such as ``"fp16"``.
             include_exemplars: save the exemplars too. They are training images, so they travel only if asked.
         """
+        if not include_exemplars and (Path(save_directory) / self.config_name).exists():
+            shutil.rmtree(Path(save_directory) / "exemplars", ignore_errors=True)  # Those of an earlier save.
         exemplars = self.exemplars if include_exemplars else None
         saved = SemiParametricDDPMPipeline(self.unet, self.scheduler, exemplars)
         super(SemiParametricDDPMPipeline, saved).save_pretrained(

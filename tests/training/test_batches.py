@@ -44,12 +44,13 @@ def with_exemplars(
     dropout: float = 0.0,
     label_slots: int | None = None,
     label_dropout: float = 0.0,
+    steps: int = STEPS,
 ) -> DiffusionBatches:
     store = ExemplarStore.from_images(data)
     conditioning = ExemplarConditioning(
         data, store, smallest, largest, dropout, label_slots, label_dropout, seed=3
     )
-    return DiffusionBatches(data, conditioning, BATCH, STEPS, num_timesteps=50, seed=3)
+    return DiffusionBatches(data, conditioning, BATCH, steps, num_timesteps=50, seed=3)
 
 
 def grey_values(images: torch.Tensor) -> list[int]:
@@ -182,10 +183,10 @@ def test_class_labels_are_dropped_at_their_rate_and_else_true(squares: IndexedIm
 
 
 def test_exemplars_and_slots_are_dropped_at_their_rates_independently(squares: IndexedImages) -> None:
-    batches = with_exemplars(squares, dropout=0.25, label_slots=2, label_dropout=0.4)
+    batches = with_exemplars(squares, dropout=0.25, label_slots=2, label_dropout=0.4, steps=600)
     fused, labelled = [], []
-    for step in range(600):
-        batch = batches[step]
+    assert len(batches) == 600
+    for batch in batches:
         fused += [seen is not None for seen in exemplars_of_queries(batch)]
         labelled += (batch.conditioning["class_labels"] != 2).tolist()
     seen, named = np.array(fused), np.array(labelled)
