@@ -194,7 +194,9 @@ class FusionBlock(nn.Module):
 
     def _tokens(self, features: Tensor) -> Tensor:
         """Normalise feature maps and turn them into ``(batch, height * width, channels)``."""
-        return self.norm(features).flatten(2).transpose(1, 2)
+        # Contiguous, as torch 2.6 crashes in the backward pass of a channels-last group normalisation
+        # whose input needs no gradient, which is what exemplars are.
+        return self.norm(features.contiguous()).flatten(2).transpose(1, 2)
 
     def _heads(self, tokens: Tensor) -> Tensor:
         """Split ``(batch, tokens, channels)`` into ``(batch, heads, tokens, head_dim)``."""

@@ -140,7 +140,7 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
 
     def fuse(self, encoded: EncodedSample, context: FusionContext | None) -> EncodedSample:
         """Fuse exemplars into the bottleneck; `None` means the null token for every query."""
-        return encoded._replace(features=self.fusion(encoded.features, context))
+        return EncodedSample(self.fusion(encoded.features, context), encoded.skips, encoded.embedding)
 
     def decode(self, encoded: EncodedSample) -> Tensor:
         """Run the rest of the middle and the decoder; ``(batch, out_channels, height, width)``."""
