@@ -127,24 +127,24 @@ def _distances_to_oracle(judge: Judge, evidence: Evidence) -> list[Measure]:
     if evidence.oracle_again is None:
         return []
     classes = evidence.deletion.retained_classes
-    oracle = evidence.states["oracle"].of_classes(classes).images
-    floor, _ = judge.distance(evidence.oracle_again.of_classes(classes).images, oracle)
+    fresh = evidence.oracle_again.of_classes(classes).images
+    floor, _ = judge.distance(evidence.states["oracle"].of_classes(classes).images, fresh)
     measures = []
     for state, name in (("before", "fd_to_oracle_before"), ("after", "fd_to_oracle")):
         if state not in evidence.states:
             continue
         images = evidence.states[state].of_classes(classes).images
-        value, error = judge.distance(images, oracle)
+        value, error = judge.distance(images, fresh)
         measures.append(
             Measure(
                 name,
                 value,
                 f"Frechet distance between {len(images)} images of the retained classes ({state}) and as "
-                "many of the oracle, the model retrained without the deleted images (FID_O of the paper, in "
-                "the judge's features).",
+                "many of the oracle, the model retrained without the deleted images, from other noise (FID_O of "
+                "the paper, in the judge's features).",
                 error,
                 floor,
-                "the oracle against itself with fresh noise: sampling noise alone, not that of retraining",
+                "the oracle against itself from other noise: sampling noise alone, not that of retraining",
             )
         )
     return measures

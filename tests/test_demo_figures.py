@@ -1,0 +1,32 @@
+"""The figures that README states, checked on the demo as a new user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+def test_the_demo_reaches_its_figures(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gen_unlearn", "demo", "--out", str(tmp_path / "demo"), "--json"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    summary = json.loads(finished.stdout.splitlines()[-1])
+    assert json.loads((tmp_path / "demo" / "summary.json").read_text()) == summary
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 50_000
+    assert (tmp_path / "demo" / "samples.png").exists()
+
+    measured = {measure["name"]: measure for measure in summary["measures"]}
+    before, after = measured["fd_retain_before"], measured["fd_retain_after"]
+    assert before["value"] <= 2 * before["floor"] + 2 * before["standard_error"]
+    assert abs(after["value"] - before["value"]) <= 0.05 * before["value"]
+    assert abs(summary["retained_accuracy_after"] - summary["retained_accuracy_before"]) <= 0.05
+    assert summary["retained_accuracy_before"] >= 0.93
+    assert summary["forgotten_class_rate_before"] >= 0.85
+    assert summary["forgotten_class_rate_after"] <= measured["forgotten_class_rate_after"]["floor"]
+    assert summary["forgotten_class_rate_null"] > summary["forgotten_class_rate_null_oracle"]
+    assert summary["nearest_deleted_after"] > summary["nearest_deleted_before"]
+    assert summary["level"] == "exemplar-only"
