@@ -140,8 +140,8 @@ def _distances_to_oracle(judge: Judge, evidence: Evidence) -> list[Measure]:
                 name,
                 value,
                 f"Frechet distance between {len(images)} images of the retained classes ({state}) and as "
-                "many of the oracle, the model retrained without the deleted images, from other noise (FID_O of "
-                "the paper, in the judge's features).",
+                "many of the oracle, the model retrained without the deleted images, from other noise (FID_O "
+                "of the paper, in the judge's features).",
                 error,
                 floor,
                 "the oracle against itself from other noise: sampling noise alone, not that of retraining",
