@@ -150,7 +150,8 @@ def check_known(ids: np.ndarray, known: np.ndarray, *, names: Sequence[str], nou
     if len(missing):
         raise ValueError(
             f"{len(missing)} of {len(ids)} {noun} are not in the data: "
-            f"{first_few([names[row] for row in missing.tolist()])}; nothing was deleted"
+            f"{first_few([names[row] for row in missing.tolist()])}; nothing was deleted "
+            "(images that were held out for testing are in no model)"
         )
 
 

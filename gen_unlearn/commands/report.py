@@ -82,6 +82,10 @@ def _summary(run: RunFolder, card: Scorecard) -> tuple[tuple[str, str], ...]:
             ("Time inside the process", f"{1000 * sum(receipt.seconds for receipt in receipts):.1f} ms"),
             ("Level of the promise", receipts[-1].level),
         ]
+    left = {m.name: m.value for m in card.measures if m.name.startswith("forgotten_class_rate_null")}
+    if left:
+        shares = ", ".join(f"{'oracle' if 'oracle' in name else 'now'} {left[name]:.0%}" for name in left)
+        facts.append(("Deleted class in images made without exemplars", shares))
     return tuple(facts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from diffusers import UNet2DModel
 
@@ -77,33 +77,23 @@ def build_denoiser(
             f"{len(config.block_out_channels)} levels need square images with a side divisible by {divisor}, "
             f"got {height}x{width}; set data.image_size or use fewer levels"
         )
+    architecture: dict[str, Any] = {
+        "sample_size": height,
+        "in_channels": channels,
+        "out_channels": channels,
+        "down_block_types": config.down_block_types,
+        "up_block_types": config.up_block_types,
+        "block_out_channels": config.block_out_channels,
+        "layers_per_block": config.layers_per_block,
+        "attention_head_dim": config.attention_head_dim,
+        "norm_num_groups": config.norm_num_groups,
+        "dropout": config.dropout,
+        "resnet_time_scale_shift": config.resnet_time_scale_shift,
+    }
     if config.kind == "class-conditional":
-        return UNet2DModel(
-            sample_size=height,
-            in_channels=channels,
-            out_channels=channels,
-            down_block_types=config.down_block_types,
-            up_block_types=config.up_block_types,
-            block_out_channels=config.block_out_channels,
-            layers_per_block=config.layers_per_block,
-            attention_head_dim=config.attention_head_dim,
-            norm_num_groups=config.norm_num_groups,
-            dropout=config.dropout,
-            resnet_time_scale_shift=config.resnet_time_scale_shift,
-            num_class_embeds=num_classes + 1,
-        )
+        return UNet2DModel(**architecture, num_class_embeds=num_classes + 1)
     return SemiParametricUNet2DModel(
-        sample_size=height,
-        in_channels=channels,
-        out_channels=channels,
-        down_block_types=config.down_block_types,
-        up_block_types=config.up_block_types,
-        block_out_channels=config.block_out_channels,
-        layers_per_block=config.layers_per_block,
-        attention_head_dim=config.attention_head_dim,
-        norm_num_groups=config.norm_num_groups,
-        dropout=config.dropout,
-        resnet_time_scale_shift=config.resnet_time_scale_shift,
+        **architecture,
         num_label_slots=num_classes if config.label_embedding else None,
         fusion_type=config.fusion_type,
         fusion_heads=config.fusion_heads,

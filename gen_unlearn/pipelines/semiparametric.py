@@ -14,7 +14,8 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
 from torch import Tensor
 
-from gen_unlearn.exemplars import ExemplarBank, ExemplarStore
+from gen_unlearn.bank import ExemplarBank
+from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.models.fusion import NULL_GROUP, FusionContext, FusionPlan, plan_fusion
 from gen_unlearn.models.unet import SemiParametricUNet2DModel

@@ -11,8 +11,9 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
+from gen_unlearn.bank import ExemplarBank
 from gen_unlearn.data import IndexedImages
-from gen_unlearn.exemplars import ExemplarBank, ExemplarStore
+from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.models.unet import SemiParametricUNet2DModel
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline

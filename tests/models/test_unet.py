@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gen_unlearn.exemplars import ExemplarBank, ExemplarStore
+from gen_unlearn.bank import ExemplarBank
+from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.models.fusion import NULL_GROUP, FusionContext, FusionPlan, plan_fusion
 from gen_unlearn.models.unet import EncodedSample, SemiParametricUNet2DModel
 from gen_unlearn.pixels import to_model_input
