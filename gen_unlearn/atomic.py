@@ -22,12 +22,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """Flush every file of a folder, and the folder itself, to disk."""
+    """Flush every file and folder below a folder, itself and its entry in its parent to disk."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_dir():
+            flush_folder(path)
+        else:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     flush_folder(folder)
+    flush_folder(folder.parent)
 
 
 def flush_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,7 +85,8 @@ def demo(
             f"would run the demo into {out} with this recipe:\n{config.to_yaml()}", {"out": str(out)}, as_json
         )
         return
-    with _resumable(f"gen-unlearn demo --out {out}"):
+    settings = [word for override in overrides or [] for word in ("--set", override)]
+    with _resumable(shlex.join(["gen-unlearn", "demo", "--out", str(out), *settings])):
         summary = run_demo(config, out)
     _print(f"report   {out / 'report.html'}\nsummary  {out / 'summary.json'}", summary, as_json)
 
@@ -127,7 +129,7 @@ def train(
             as_json,
         )
         return
-    with _resumable(f"gen-unlearn train {folder}"):
+    with _resumable(shlex.join(["gen-unlearn", "train", str(folder)])):
         facts = describe(train_run(recipe, folder, forget))
     _print(f"trained {folder} in {facts['seconds_train']:.0f} s, loss {facts['loss']:.4f}", facts, as_json)
 

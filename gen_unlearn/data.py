@@ -25,6 +25,7 @@ __all__ = [
     "load_images",
     "load_split",
     "load_table",
+    "split_by_ids",
     "stratified_split",
     "with_classes",
 ]
@@ -123,6 +124,12 @@ def load_split(config: DataConfig) -> Split:
         config, source=config.test_source, test_source=None, channels=channels, train_split=config.test_split
     )
     return Split(train, with_classes(load_images(test_config), train.class_names))
+
+
+def split_by_ids(data: IndexedImages, held_out: np.ndarray) -> Split:
+    """Hold out the images with the given ids, uint8 ``(n, 16)``; ids not in the data are no error."""
+    test_rows = np.isin(id_keys(data.ids), id_keys(held_out))
+    return Split(data.select(~test_rows), data.select(test_rows))
 
 
 def stratified_split(data: IndexedImages, test_fraction: float, seed: int) -> Split:

@@ -17,6 +17,8 @@ from gen_unlearn.repro import ID_BYTES, digest_bytes, id_keys, ids_from_hex, ids
 
 _HEX_ID = re.compile(r"[0-9a-fA-F]{32}")
 
+_NOTHING_DELETED = "nothing was deleted (images that were held out for testing are in no model)"
+
 
 class Catalogue(Protocol):
     """What can be asked to forget: it knows the ids and labels of its images."""
@@ -65,7 +67,7 @@ class ForgetSet:
             ValueError: no id, a malformed id, or one that is not in the data.
         """
         wanted = ids if isinstance(ids, np.ndarray) else ids_from_hex(ids)
-        check_known(wanted, catalogue.ids, names=ids_to_hex(wanted), noun="ids")
+        check_known(wanted, catalogue.ids, names=ids_to_hex(wanted), noun="ids", remedy=_NOTHING_DELETED)
         return cls(wanted, reason)
 
     @classmethod
@@ -109,7 +111,7 @@ class ForgetSet:
             names += [str(file) for file in files]
             ids += [image_id(_decode(file, catalogue)) for file in files]
         wanted = _stack(ids)
-        check_known(wanted, catalogue.ids, names=names, noun="images")
+        check_known(wanted, catalogue.ids, names=names, noun="images", remedy=_NOTHING_DELETED)
         return cls(wanted, reason)
 
     @classmethod
@@ -171,7 +173,7 @@ class ForgetSet:
                 for entry in entries
             ]
         )
-        check_known(wanted, catalogue.ids, names=entries, noun="entries")
+        check_known(wanted, catalogue.ids, names=entries, noun="entries", remedy=_NOTHING_DELETED)
         return cls(wanted, reason)
 
     @property

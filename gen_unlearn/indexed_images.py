@@ -90,7 +90,7 @@ class IndexedImages:
         Raises:
             ValueError: an id that is not in the data.
         """
-        check_known(ids, self.ids, names=ids_to_hex(ids), noun="ids")
+        check_known(ids, self.ids, names=ids_to_hex(ids), noun="ids", remedy="the source may have changed")
         return np.flatnonzero(np.isin(id_keys(self.ids), id_keys(ids)))
 
     def without(self, forget: ForgetSet) -> IndexedImages:
@@ -118,14 +118,15 @@ class IndexedImages:
 
 
 def class_index(class_names: Sequence[str], name_or_index: str | int) -> int:
-    """Return the index of a class given by name (text) or by index (integer, or text that is no name).
+    """Return the index of a class given by name (text) or index (integer, or text if no name is a number).
 
     Raises:
         ValueError: no such class, or an integer that is also the name of another class.
     """
     names = list(class_names)
     named = names.index(str(name_or_index)) if str(name_or_index) in names else None
-    if isinstance(name_or_index, str) and named is None and name_or_index.isdecimal():
+    numbered = any(name.isdecimal() for name in names)
+    if isinstance(name_or_index, str) and named is None and not numbered and name_or_index.isdecimal():
         return class_index(class_names, int(name_or_index))
     if isinstance(name_or_index, str):
         index = named
@@ -144,14 +145,13 @@ def class_index(class_names: Sequence[str], name_or_index: str | int) -> int:
     return index
 
 
-def check_known(ids: np.ndarray, known: np.ndarray, *, names: Sequence[str], noun: str) -> None:
+def check_known(ids: np.ndarray, known: np.ndarray, *, names: Sequence[str], noun: str, remedy: str) -> None:
     """Raise a ValueError that counts the `ids` which are not `known`, and shows the first few by name."""
     missing = np.flatnonzero(~np.isin(id_keys(ids), id_keys(known)))
     if len(missing):
         raise ValueError(
             f"{len(missing)} of {len(ids)} {noun} are not in the data: "
-            f"{first_few([names[row] for row in missing.tolist()])}; nothing was deleted "
-            "(images that were held out for testing are in no model)"
+            f"{first_few([names[row] for row in missing.tolist()])}; {remedy}"
         )
 
 

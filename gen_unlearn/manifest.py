@@ -52,14 +52,17 @@ class RunManifest:
 
     @classmethod
     def from_file(cls, path: Path) -> RunManifest:
-        """Read a manifest."""
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        training = fields["training"]
-        return cls(
-            **{
-                **fields,
-                "class_names": tuple(fields["class_names"]),
-                "image_shape": tuple(fields["image_shape"]),
-                "training": None if training is None else TrainingRecord(**training),
-            }
-        )
+        """Read a manifest; a damaged file is an error that names it."""
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            training = fields["training"]
+            return cls(
+                **{
+                    **fields,
+                    "class_names": tuple(fields["class_names"]),
+                    "image_shape": tuple(fields["image_shape"]),
+                    "training": None if training is None else TrainingRecord(**training),
+                }
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is not the manifest of a run: {error}") from error

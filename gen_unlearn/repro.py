@@ -7,7 +7,6 @@ import json
 import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,12 +152,6 @@ def digest_json(value: Any) -> str:
     """Return the SHA-256 of a JSON-able value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return digest_bytes(text.encode())
-
-
-def digest_file(path: Path) -> str:
-    """Return the plain SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def software_versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ What lies in it::
 
     recipe.yaml     the resolved recipe
     manifest.json   digests of recipe and data, versions, what training cost
+    held_out.txt    the ids that are held out for testing
     without.txt     of an oracle: the ids that it is trained without
     model/          the pipeline in diffusers layout, exemplars included
     checkpoints/    resume points, while training is not complete
@@ -16,28 +17,30 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from diffusers.utils import logging as diffusers_logging
+from filelock import FileLock
 
 from gen_unlearn.atomic import flush_folder, flush_tree, write_text
 from gen_unlearn.config import RunConfig, load_config
-from gen_unlearn.data import Split, load_split, with_classes
+from gen_unlearn.data import IndexedImages, Split, load_images, load_split, split_by_ids, with_classes
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.manifest import RunManifest, TrainingRecord
-from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
-from gen_unlearn.pipelines.denoising import build_sampler
+from gen_unlearn.pipelines.loading import load_generator
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.receipts import DeletionReceipt
-from gen_unlearn.repro import digest_state, ids_from_hex, ids_to_hex
+from gen_unlearn.repro import ids_from_hex, ids_to_hex
 
+_WRITTEN_FIRST = {
+    f"{prefix}{name}{suffix}"
+    for name in ("recipe.yaml", "without.txt", "manifest.json")
+    for prefix, suffix in (("", ""), (".", ".unfinished"))
+}
 _CHANGEABLE = ("data.source", "data.test_source", "sampling.", "evaluation.")
 
 
@@ -67,7 +70,7 @@ class RunFolder:
                     f"{path} holds another run (recipe, data or forget set differ); choose another --out"
                 )
             return run
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or not cls._begun(path)):
             raise ValueError(f"{path} is not empty and holds no run; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         write_text(run.recipe_path, config.to_yaml())
@@ -75,6 +78,11 @@ class RunFolder:
             write_text(run.without_path, "\n".join(ids_to_hex(without.ids)) + "\n")
         write_text(run.manifest_path, json.dumps(asdict(manifest), indent=2) + "\n")
         return run
+
+    @staticmethod
+    def _begun(path: Path) -> bool:
+        """Whether a folder holds nothing but what `create` writes first, perhaps cut short by a crash."""
+        return {entry.name for entry in path.iterdir()} <= _WRITTEN_FIRST
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -86,7 +94,9 @@ class RunFolder:
             raise ValueError(
                 f"training of {path} is not complete; continue it with: gen-unlearn train {path}"
             )
-        run._recover()
+        if run._interrupted_deletion():
+            with run._lock():
+                run._recover()
         return run
 
     @property
@@ -103,6 +113,11 @@ class RunFolder:
     def without_path(self) -> Path:
         """The ids that an oracle is trained without, as a list that `ForgetSet.from_file` reads."""
         return self.path / "without.txt"
+
+    @property
+    def held_out_path(self) -> Path:
+        """The ids of the images that were held out for testing."""
+        return self.path / "held_out.txt"
 
     @property
     def model_path(self) -> Path:
@@ -170,16 +185,15 @@ class RunFolder:
         flush_tree(unfinished)
         shutil.rmtree(self.model_path, ignore_errors=True)
         unfinished.rename(self.model_path)
+        flush_folder(self.path)
         complete = replace(self.manifest, training=record)
         write_text(self.manifest_path, json.dumps(asdict(complete), indent=2) + "\n")
 
     def load_pipeline(self) -> GeneratorPipeline:
         """Load the model as it is now."""
-        kind = SemiParametricDDPMPipeline if self.is_semi_parametric else ClassConditionalDDPMPipeline
-        with _quiet_loading():
-            pipeline = kind.from_pretrained(self.model_path, local_files_only=True)
-        pipeline.scheduler = build_sampler(self.config.sampling.sampler, self.config.noise.build())
-        return pipeline
+        return load_generator(
+            self.model_path, self.config.model.kind, self.config.sampling, self.config.noise
+        )
 
     def load_exemplars(self) -> ExemplarStore:
         """Load the exemplar store alone: enough to delete from it."""
@@ -190,15 +204,34 @@ class RunFolder:
             )
         return ExemplarStore.from_pretrained(self.model_path / "exemplars", local_files_only=True)
 
+    def keep_held_out(self, test: IndexedImages) -> None:
+        """Remember which images were held out: the split of a source that loses images would move."""
+        if not self.held_out_path.exists():
+            write_text(self.held_out_path, "\n".join(ids_to_hex(test.ids)) + "\n")
+
     def load_split(self) -> Split:
-        """Load the run's data, with the classes that it was trained with, whatever the source holds now."""
-        split = load_split(self.config.data)
+        """Load the run's data, held out and classes as when it was trained, whatever the source holds now."""
+        if self.config.data.test_source is None and self.held_out_path.exists():
+            held_out = ids_from_hex(self.held_out_path.read_text(encoding="utf-8").split())
+            split = split_by_ids(load_images(self.config.data), held_out)
+        else:
+            split = load_split(self.config.data)
         names = self.manifest.class_names
         return Split(with_classes(split.train, names), with_classes(split.test, names))
 
     def receipts(self) -> list[DeletionReceipt]:
         """Return all receipts, oldest first."""
-        return [DeletionReceipt.from_file(path) for path in sorted(self.receipts_path.glob("*.json"))]
+        return [DeletionReceipt.from_file(path) for path in self._receipt_paths()]
+
+    def _receipt_paths(self) -> list[Path]:
+        return sorted(
+            (path for path in self.receipts_path.glob("*.json") if path.stem.isdecimal()),
+            key=lambda path: int(path.stem),
+        )
+
+    def _lock(self) -> FileLock:
+        """Return the lock that whoever changes or repairs the exemplars holds; waits half a minute for it."""
+        return FileLock(self.path / ".lock", timeout=30)
 
     def without(self) -> ForgetSet | None:
         """Return what an oracle is trained without, or `None`."""
@@ -231,17 +264,25 @@ class RunFolder:
         Returns:
             The receipt's file.
         """
+        with self._lock():
+            return self._commit(store, receipt)
+
+    def _commit(self, store: ExemplarStore, receipt: DeletionReceipt) -> Path:
         if self.load_exemplars().digest != receipt.digest_before:
             raise ValueError(f"{self.path} was changed by another deletion; nothing was deleted; try again")
-        number = 1 + max((int(path.stem) for path in self.receipts_path.glob("*.json")), default=0)
+        number = 1 + max((int(path.stem) for path in self._receipt_paths()), default=0)
         following = self.model_path / f"exemplars.next-{number:04d}"
         store.save_pretrained(following)
         flush_tree(following)
         self.receipts_path.mkdir(exist_ok=True)
+        flush_folder(self.path)
         receipt_path = self.receipts_path / f"{number:04d}.json"
         write_text(receipt_path, receipt.to_json())
         self._recover()
         return receipt_path
+
+    def _interrupted_deletion(self) -> bool:
+        return any(path.name != "exemplars" for path in self.model_path.glob("exemplars*"))
 
     def _recover(self) -> None:
         """Finish deletions that have their receipt, undo those that have not."""
@@ -257,27 +298,3 @@ class RunFolder:
             following.rename(current)
             flush_folder(self.model_path)
         shutil.rmtree(previous, ignore_errors=True)
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Keep diffusers from drawing a progress bar for reading a few local files."""
-    enabled = diffusers_logging.is_progress_bar_enabled()
-    diffusers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            diffusers_logging.enable_progress_bar()
-
-
-def weights_digest(pipeline: GeneratorPipeline) -> str:
-    """Return the SHA-256 of a pipeline's network weights."""
-    return digest_state(pipeline.unet.state_dict())
-
-
-def served_classes(pipeline: GeneratorPipeline) -> list[int]:
-    """Return the classes that can be sampled: those with an exemplar, or all of a plain model."""
-    if isinstance(pipeline, SemiParametricDDPMPipeline):
-        return [] if pipeline.exemplars is None else np.unique(pipeline.exemplars.labels).tolist()
-    return list(range(pipeline.num_classes))

@@ -196,7 +196,7 @@ def test_a_folder_of_pictures(pictures: Path, tmp_path: Path) -> None:
         "data.test_fraction=0.25",
     ]
     run = tmp_path / "run"
-    works("train", *tiny(), *source, "--out", run)
+    works("train", *tiny(), *source, "--set", "training.batch_size=12", "--out", run)
     assert works("info", run)["image_shape"] == [16, 16, 3]
     assert works("evaluate", run)["accuracy_per_class"]["before"].keys() == {"cats & dogs", "fish", "zebra"}
     held = [path for path in sorted((pictures / "fish").iterdir()) if can_be_asked(run, path)]

@@ -26,7 +26,7 @@ def test_the_demo_reaches_its_figures(tmp_path: Path) -> None:
     assert abs(summary["retained_accuracy_after"] - summary["retained_accuracy_before"]) <= 0.05
     assert summary["retained_accuracy_before"] >= 0.93
     assert summary["forgotten_class_rate_before"] >= 0.85
-    assert summary["forgotten_class_rate_after"] <= measured["forgotten_class_rate_after"]["floor"]
+    assert summary["forgotten_class_rate_after"] <= 0.1
     assert summary["forgotten_class_rate_null"] > summary["forgotten_class_rate_null_oracle"]
     assert summary["nearest_deleted_after"] > summary["nearest_deleted_before"]
     assert summary["level"] == "exemplar-only"

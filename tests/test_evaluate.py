@@ -26,6 +26,7 @@ from gen_unlearn.commands.train import read_forget_sets, train
 from gen_unlearn.config import RunConfig, load_config
 from gen_unlearn.data import IndexedImages, Split
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
+from gen_unlearn.repro import keyed_order
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.samples import NULL_LABEL, SampleSet
 from gen_unlearn.training.classifier import JudgeConfig, train_judge
@@ -90,7 +91,9 @@ def without_deletion(split: Split, **states: SampleSet) -> Evidence:
 
 
 def test_real_images_as_samples_get_the_floors(judge: Judge, digits_split: Split) -> None:
-    states = {"before": as_samples(digits_split.test), "after": as_samples(digits_split.train)}
+    train, test = digits_split.train, digits_split.test
+    as_many = train.select(keyed_order(train.ids, "floor")[: len(test)])
+    states = {"before": as_samples(test), "after": as_samples(as_many)}
     found = by_name(measure_quality(judge, without_deletion(digits_split, **states)))
     floor = found["fd_retain_after"].floor
     assert floor is not None
@@ -247,7 +250,7 @@ def test_a_class_that_left_the_source_moves_no_label(tmp_path: Path) -> None:
             pixels = (110 * level + random.integers(0, 30, (8, 8))).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
     source = (f"data.source={tmp_path / 'images'}", "data.image_size=8", "data.channels=1")
-    run = train(recipe(*source, "evaluation.judge.epochs=10"), tmp_path / "run")
+    run = train(recipe(*source, "evaluation.judge.epochs=10", "training.batch_size=12"), tmp_path / "run")
     assert evaluate(run).measures[1].floor == 1, "the judge tells dark from bright"
     forget(run, ForgetRequest(classes=("ant",)))
     shutil.rmtree(tmp_path / "images" / "ant")

@@ -14,9 +14,11 @@ from gen_unlearn.config import RunConfig, load_config
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
+from gen_unlearn.manifest import RunManifest, TrainingRecord
+from gen_unlearn.pipelines.loading import served_classes, weights_digest
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.repro import id_keys
-from gen_unlearn.runs import RunFolder, RunManifest, TrainingRecord, served_classes, weights_digest
+from gen_unlearn.runs import RunFolder
 
 DIGITS = Path(__file__).parents[1] / "configs" / "digits_spm.yaml"
 
@@ -51,7 +53,11 @@ def forget_class(run: RunFolder, name: str) -> ForgetSet:
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Return every file of a folder by name."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def test_a_trained_run_opens_and_serves(run: RunFolder, config: RunConfig, few_images: IndexedImages) -> None:

@@ -22,9 +22,10 @@ from gen_unlearn.metrics.cost import sampling_overhead
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
 from gen_unlearn.models.denoiser import build_denoiser
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
+from gen_unlearn.pipelines.loading import served_classes
 from gen_unlearn.report.comparison import comparison_picture
 from gen_unlearn.repro import ids_to_hex, keyed_order
-from gen_unlearn.runs import RunFolder, served_classes
+from gen_unlearn.runs import RunFolder
 
 FORGOTTEN_CLASS = "3"
 SINGLE_IMAGES = 12
@@ -110,7 +111,7 @@ def _overhead(run: RunFolder) -> Measure:
         len(run.manifest.class_names),
     )
     assert isinstance(plain, UNet2DModel)
-    reference = ClassConditionalDDPMPipeline(plain.eval(), pipeline.scheduler)
+    reference = ClassConditionalDDPMPipeline(plain.eval(), pipeline.scheduler).to(pipeline.device)
     served = served_classes(pipeline)
     labels = [served[index % len(served)] for index in range(_TIMED_IMAGES)]
     timed = replace(config.sampling, num_inference_steps=10)

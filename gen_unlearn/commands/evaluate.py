@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.measures import (
@@ -21,8 +22,9 @@ from gen_unlearn.commands.measures import (
 )
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.metrics.scorecard import Scorecard
+from gen_unlearn.pipelines.loading import served_classes
 from gen_unlearn.repro import digest_json
-from gen_unlearn.runs import RunFolder, served_classes
+from gen_unlearn.runs import RunFolder
 from gen_unlearn.samples import SamplePlan, SampleSet, generate_samples
 from gen_unlearn.training.classifier import JudgeClassifier, train_judge
 
@@ -87,13 +89,14 @@ def find_judge(run: RunFolder, train: IndexedImages) -> Judge:
     """Load the run's judge, training it on the training split the first time."""
     config, seed = run.config.evaluation.judge, run.config.evaluation.judge_seed
     folder = run.metrics_path / f"judge-{digest_json([asdict(config), seed, train.digest])[:12]}"
+    device = PartialState().device
     if not folder.exists():
-        model = train_judge(train.all_images(), train.labels, len(train.class_names), config, seed)
+        model = train_judge(train.all_images(), train.labels, len(train.class_names), config, seed, device)
         unfinished = run.metrics_path / "judge.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished)
         unfinished.rename(folder)
-    return Judge(JudgeClassifier.from_pretrained(folder, local_files_only=True).eval())
+    return Judge(JudgeClassifier.from_pretrained(folder, local_files_only=True).to(device).eval())
 
 
 def sample_plan(run: RunFolder) -> SamplePlan:
@@ -172,5 +175,5 @@ def _protocol(run: RunFolder, judge: Judge, evidence: Evidence) -> dict[str, obj
         "null_images": run.config.evaluation.null_images,
         "sampling": asdict(run.config.sampling),
         "training_seed": run.config.seed,
-        "standard_errors": "of sampling; the spread over training seeds is not in them",
+        "standard_errors": "of sampling, with images as independent; training seeds are not in them",
     }

@@ -91,6 +91,8 @@ def measure_quality(judge: Judge, evidence: Evidence) -> list[Measure]:
     test = _of_classes(evidence.test, classes)
     reference = test.all_images()
     real = _of_classes(deletion.retained, classes)
+    generated = len(next(iter(evidence.states.values())).of_classes(classes).images)
+    real = real.select(keyed_order(real.ids, "floor")[:generated])
     floor, _ = judge.distance(real.all_images(), reference)
     best = label_accuracy(judge.recognise(reference), test.labels, classes)
     distances, accuracies = [], []
@@ -106,7 +108,7 @@ def measure_quality(judge: Judge, evidence: Evidence) -> list[Measure]:
                 "means and covariances of features.",
                 error,
                 floor,
-                f"the {len(real)} retained training images against the same held-out images",
+                f"{len(real)} retained training images, which the judge was fit on, in their place",
             )
         )
         accuracies.append(
@@ -152,11 +154,11 @@ def _distances_to_oracle(judge: Judge, evidence: Evidence) -> list[Measure]:
 
 def measure_forgetting(judge: Judge, evidence: Evidence, images_per_class: int) -> list[Measure]:
     """Measure how often a deleted class is still generated; nothing if no whole class was deleted."""
-    classes = evidence.deletion.classes
+    classes, retained = evidence.deletion.classes, evidence.deletion.retained_classes
     if not classes:
         return []
     names = ", ".join(evidence.test.class_names[label] for label in classes)
-    chance = len(classes) / len(evidence.test.class_names)
+    mistaken = class_share(judge.recognise(_of_classes(evidence.test, retained).all_images()), classes)
     measures = []
     for state, samples in evidence.states.items():
         asked = samples.conditional
@@ -166,11 +168,13 @@ def measure_forgetting(judge: Judge, evidence: Evidence, images_per_class: int) 
                 forgotten_class_rate(judge.recognise(asked.images), asked.labels, classes, images_per_class),
                 f"Images recognised as the deleted class ({names}) when every class is asked for "
                 f"{images_per_class} times ({state}), whatever class they were asked for under, per image "
-                "asked for under the deleted class. A refused request yields no image.",
-                chance,
-                "chance level: the share of the deleted among all classes",
+                "asked for under the deleted class: 1 is a generator that obeys. A refused request yields no "
+                "image.",
+                mistaken.value * len(retained) / len(classes),
+                "what the judge's mistakes on real images of the retained classes would give",
             )
         )
+    chance = len(classes) / len(evidence.test.class_names)
     for state, name in (("after", "null"), ("oracle", "null_oracle")):
         if state not in evidence.states:
             continue
@@ -205,7 +209,7 @@ def measure_copies(evidence: Evidence) -> list[Measure]:
                 f"images ({state}), over {len(found.forgotten_distance)} deleted images. Euclidean over "
                 "pixels in [0, 1].",
                 _median(found.control_distance).value,
-                "the same for equally many retained training images",
+                f"the same for {len(found.control_distance)} retained training images",
             )
         )
     return measures

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.evaluate import find_deletion
-from gen_unlearn.commands.measures import Deletion, nearest_to_deleted
+from gen_unlearn.commands.measures import Deletion
+from gen_unlearn.metrics.copying import nearest_images
 from gen_unlearn.metrics.scorecard import Scorecard
 from gen_unlearn.report.page import DeletedView, GridRow, Neighbour, ReportContent, StateView, render_report
 from gen_unlearn.repro import ids_to_hex
@@ -108,9 +108,8 @@ def _deleted_views(
         return ()
     chosen = _spread_over_classes(deletion)
     shown = deletion.images.select(chosen)
-    few = replace(deletion, images=shown)
-    found = {name: nearest_to_deleted(samples, few) for name, samples in states.items()}
-    pixels = shown.images[np.arange(len(shown))]
+    pixels = shown.all_images()
+    found = {name: nearest_images(pixels, samples.images) for name, samples in states.items()}
     names = ids_to_hex(shown.ids)
     return tuple(
         DeletedView(
@@ -119,10 +118,10 @@ def _deleted_views(
             tuple(
                 Neighbour(
                     name,
-                    states[name].images[nearest.forgotten_nearest[row]],
-                    float(nearest.forgotten_distance[row]),
+                    states[name].images[nearest[row, 0]],
+                    float(distances[row, 0]),
                 )
-                for name, nearest in found.items()
+                for name, (distances, nearest) in found.items()
             ),
         )
         for row in range(len(shown))

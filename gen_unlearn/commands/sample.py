@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from gen_unlearn.indexed_images import class_index
+from gen_unlearn.pipelines.loading import served_classes
 from gen_unlearn.pipelines.sampling import sample_images
 from gen_unlearn.report.images import save_grid
-from gen_unlearn.runs import RunFolder, served_classes
+from gen_unlearn.runs import RunFolder
 
 _NULL_NAME = "null"
 

@@ -20,11 +20,12 @@ from gen_unlearn.models.denoiser import build_denoiser
 from gen_unlearn.models.unet import SemiParametricUNet2DModel
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
 from gen_unlearn.pipelines.denoising import build_sampler
+from gen_unlearn.pipelines.loading import weights_digest
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.repro import derive_seed
-from gen_unlearn.runs import RunFolder, weights_digest
+from gen_unlearn.runs import RunFolder
 from gen_unlearn.training.batches import (
     ClassConditioning,
     Conditioning,
@@ -48,7 +49,8 @@ def train(
         without: images to leave out of the training data: the result is the oracle of their deletion.
         description: shown before the progress bar.
     """
-    data = load_split(config.data).train
+    split = load_split(config.data)
+    data = split.train
     if without is not None:
         data = data.without(without)
     manifest = RunManifest(
@@ -60,6 +62,7 @@ def train(
     )
     setup = _set_up(config, data, out)  # First, so that a recipe that cannot work leaves no folder behind.
     run = RunFolder.create(out, config, manifest, without)
+    run.keep_held_out(split.test)
     if run.manifest.training is not None:
         return run
     checkpoints = CheckpointFolder(out / "checkpoints", f"{manifest.recipe_digest}-{manifest.data_digest}")
@@ -108,7 +111,14 @@ def _set_up(config: RunConfig, data: IndexedImages, project: Path | None) -> _Se
         log_with=training.log_with,
         project_dir=project,
     )
-    with torch.random.fork_rng(devices=[]):
+    if accelerator.num_processes > 1:
+        raise ValueError(f"training runs in one process so far, got {accelerator.num_processes}")
+    if config.model.kind == "semi-parametric" and 2 * training.batch_size > len(data):
+        raise ValueError(
+            f"batch_size ({training.batch_size}) must be at most half of the {len(data)} training images: no "
+            f"image of a step serves as an exemplar in it"
+        )
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(derive_seed(config.seed, "weights"))
         model = build_denoiser(config.model, data.image_shape, len(data.class_names))
     sampler = build_sampler(config.sampling.sampler, config.noise.build())

@@ -79,12 +79,15 @@ class Scorecard:
 
     @classmethod
     def from_file(cls, path: Path) -> Scorecard:
-        """Read a scorecard that was written as JSON."""
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return cls(
-            measures=tuple(Measure(**measure) for measure in fields["measures"]),
-            protocol=fields["protocol"],
-            accuracy_per_class=fields["accuracy_per_class"],
-            samples=fields["samples"],
-            notes=tuple(fields["notes"]),
-        )
+        """Read a scorecard that was written as JSON; a damaged file is an error that names it."""
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                measures=tuple(Measure(**measure) for measure in fields["measures"]),
+                protocol=fields["protocol"],
+                accuracy_per_class=fields["accuracy_per_class"],
+                samples=fields["samples"],
+                notes=tuple(fields["notes"]),
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is not a scorecard: {error}") from error

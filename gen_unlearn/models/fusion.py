@@ -215,9 +215,10 @@ class AdditiveFusionBlock(FusionBlock):
     """Fuse exemplars by additive attention, as in the reference implementation of arXiv 2603.22870.
 
     A query feature `x` scores an exemplar feature `s` by ``v·relu(A x + B s + b)`` and receives the weighted
-    mean of ``B s``: keys and values are the same tokens, with one head. The softmax runs over chunks of keys
-    with a running maximum (Milakov and Gimelshein 2018), so that memory grows with the chunk and not
-    with the number of exemplars; the result is that of the dense formula.
+    mean of ``B s``: keys and values are the same tokens, with one head; the null token and ``-log m`` are
+    those of `FusionBlock`. The softmax runs over chunks of keys with a running maximum (Milakov and
+    Gimelshein 2018), so that memory grows with the chunk and not with the number of exemplars; the result is
+    that of the dense formula.
 
     Args:
         channels: channels of the feature map.

@@ -195,10 +195,13 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
         """
         if (exemplars is None) != (plan is None):
             raise ValueError("exemplars and plan belong together; pass both or neither")
+        # The queries first: autocast keeps the weights that it casts, and those cast without gradient, as for
+        # the exemplars, would serve the queries too.
+        encoded = self.encode(sample, timestep, class_labels)
         context = None
         if exemplars is not None and plan is not None:
             context = self.fusion.context(self.encode_exemplars(exemplars), plan)
-        prediction = self.decode(self.fuse(self.encode(sample, timestep, class_labels), context))
+        prediction = self.decode(self.fuse(encoded, context))
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)
 
 

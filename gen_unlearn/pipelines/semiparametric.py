@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -143,13 +142,19 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
         """Save the pipeline to a folder.
 
         Args:
-            save_directory: folder to write, made if missing; what an earlier save left there is replaced.
+            save_directory: folder to write, made if missing.
             safe_serialization: write safetensors.
             variant: diffusers' name of a weights variant, such as ``"fp16"``.
             include_exemplars: save the exemplars too. They are training images, so they travel only if asked.
+
+        Raises:
+            ValueError: exemplars are not to be saved, but the folder holds some.
         """
-        if not include_exemplars and (Path(save_directory) / self.config_name).exists():
-            shutil.rmtree(Path(save_directory) / "exemplars", ignore_errors=True)  # Those of an earlier save.
+        if not include_exemplars and (Path(save_directory) / "exemplars").exists():
+            raise ValueError(
+                f"{save_directory} holds exemplars of an earlier save; pass include_exemplars=True to "
+                f"replace them, or save to another folder"
+            )
         exemplars = self.exemplars if include_exemplars else None
         saved = SemiParametricDDPMPipeline(self.unet, self.scheduler, exemplars)
         super(SemiParametricDDPMPipeline, saved).save_pretrained(

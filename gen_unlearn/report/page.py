@@ -27,8 +27,8 @@ NOT_COVERED: dict[Level, str] = {
 
 OUTSIDE = (
     "No level reaches beyond the artefact named in the receipt: the source files, backups, earlier copies of "
-    "the model, and images that were generated or handed on before the deletion have to be dealt with on "
-    "their own."
+    "the model, the judge and the samples that an evaluation keeps in the run folder, and images that were "
+    "generated or handed on before the deletion have to be dealt with on their own."
 )
 
 _MANY_CLASSES = 40

@@ -104,7 +104,7 @@ def train_judge(
     """
     require_images(images)
     targets = _checked_labels(labels, len(images), num_classes)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(derive_seed(seed, "judge", "init"))
         model = JudgeClassifier(
             min(images.shape[1:3]), images.shape[3], num_classes, config.width, config.feature_dim

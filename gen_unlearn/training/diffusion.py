@@ -47,7 +47,7 @@ class TrainingConfig:
         horizontal_flip: mirror training images at random.
         gradient_accumulation_steps: micro-batches of one step.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
-        checkpoint_images: images between two resume points; they cost a few seconds each.
+        checkpoint_images: images between two resume points.
         dataloader_workers: processes that decode images.
         log_with: tracker, such as ``"tensorboard"`` or ``"wandb"``; `None` for none.
     """
