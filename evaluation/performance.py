@@ -103,7 +103,7 @@ def sampling_rows(config: RunConfig, data: IndexedImages, repeats: int) -> list[
     labels = [index % len(data.class_names) for index in range(100)]
     rows = []
     for guidance in (1.3, 1.0):
-        timed = replace(config.sampling, num_inference_steps=10, guidance_scale=guidance)
+        timed = replace(config.sampling, guidance_scale=guidance)
         overhead = sampling_overhead(spm, plain, labels, timed, repeats)
         work = f"SPM sampling, {timed.exemplars_per_class} exemplars per class, guidance {guidance:g}"
         rows.append(

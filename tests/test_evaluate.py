@@ -21,12 +21,12 @@ from gen_unlearn.commands.measures import (
     measure_copies,
     measure_forgetting,
     measure_quality,
+    stratified_order,
 )
 from gen_unlearn.commands.train import read_forget_sets, train
 from gen_unlearn.config import RunConfig, load_config
 from gen_unlearn.data import IndexedImages, Split
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
-from gen_unlearn.repro import keyed_order
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.samples import NULL_LABEL, SampleSet
 from gen_unlearn.training.classifier import JudgeConfig, train_judge
@@ -92,7 +92,7 @@ def without_deletion(split: Split, **states: SampleSet) -> Evidence:
 
 def test_real_images_as_samples_get_the_floors(judge: Judge, digits_split: Split) -> None:
     train, test = digits_split.train, digits_split.test
-    as_many = train.select(keyed_order(train.ids, "floor")[: len(test)])
+    as_many = train.select(stratified_order(train)[: len(test)])
     states = {"before": as_samples(test), "after": as_samples(as_many)}
     found = by_name(measure_quality(judge, without_deletion(digits_split, **states)))
     floor = found["fd_retain_after"].floor

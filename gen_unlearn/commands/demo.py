@@ -114,13 +114,13 @@ def _overhead(run: RunFolder) -> Measure:
     reference = ClassConditionalDDPMPipeline(plain.eval(), pipeline.scheduler).to(pipeline.device)
     served = served_classes(pipeline)
     labels = [served[index % len(served)] for index in range(_TIMED_IMAGES)]
-    timed = replace(config.sampling, num_inference_steps=10)
     return Measure.of(
         "sampling_overhead_vs_ddpm",
-        sampling_overhead(pipeline, reference, labels, timed, repeats=5),
+        sampling_overhead(pipeline, reference, labels, config.sampling, repeats=5),
         "Seconds per image over those of a plain class-conditional DDPM of the same size, in one run: "
-        f"batches of {_TIMED_IMAGES}, 10 steps, the same sampler and guidance, "
-        f"{timed.exemplars_per_class} exemplars per class. Encoding the exemplars, done once, is not in it.",
+        f"batches of {_TIMED_IMAGES}, the same sampler, steps and guidance, "
+        f"{config.sampling.exemplars_per_class} exemplars per class. Encoding the exemplars, done once, is "
+        "not in it.",
         1.0,
         "the plain model",
     )

@@ -92,7 +92,7 @@ def measure_quality(judge: Judge, evidence: Evidence) -> list[Measure]:
     reference = test.all_images()
     real = _of_classes(deletion.retained, classes)
     generated = len(next(iter(evidence.states.values())).of_classes(classes).images)
-    real = real.select(keyed_order(real.ids, "floor")[:generated])
+    real = real.select(stratified_order(real)[:generated])
     floor, _ = judge.distance(real.all_images(), reference)
     best = label_accuracy(judge.recognise(reference), test.labels, classes)
     distances, accuracies = [], []
@@ -255,6 +255,17 @@ def accuracy_per_class(judge: Judge, samples: SampleSet, class_names: Sequence[s
         ).value
         for label in np.unique(asked.labels)
     }
+
+
+def stratified_order(data: IndexedImages) -> np.ndarray:
+    """Order rows so that any first part has the classes in the proportions of the whole, by a hash within."""
+    order = keyed_order(data.ids, "floor")
+    counts = np.bincount(data.labels)
+    depth = np.empty(len(data))
+    for label in np.unique(data.labels):
+        rows = order[data.labels[order] == label]
+        depth[rows] = (np.arange(len(rows)) + 0.5) / counts[label]
+    return np.argsort(depth, kind="stable")
 
 
 def _of_classes(data: IndexedImages, classes: Sequence[int]) -> IndexedImages:
