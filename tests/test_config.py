@@ -30,9 +30,9 @@ def test_every_recipe_parses_and_survives_being_written(path: Path, tmp_path: Pa
     )
 
 
-def test_the_demo_runs_the_digits_recipe_for_three_quarters_of_its_images() -> None:
-    assert demo_config() == digits("training.images=72000")
-    assert digits().training.images * 3 == 72_000 * 4
+def test_the_demo_runs_the_digits_recipe_for_seven_eighths_of_its_images() -> None:
+    assert demo_config() == digits("training.images=84000")
+    assert digits().training.images * 7 == 84_000 * 8
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ _TIMED_IMAGES = 100
 
 
 def demo_config(overrides: Sequence[str] = ()) -> RunConfig:
-    """Return the demo's recipe: ``configs/digits_spm.yaml`` with three quarters of its training."""
+    """Return the demo's recipe: ``configs/digits_spm.yaml`` with seven eighths of its training."""
     with resources.as_file(resources.files("gen_unlearn.commands") / "demo.yaml") as path:
         return load_config(path, overrides)
 
