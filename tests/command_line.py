@@ -28,6 +28,7 @@ TINY = {
     "evaluation.judge.epochs": "1",
     "evaluation.judge.width": "8",
 }
+TINY_OVERRIDES = tuple(f"{key}={value}" for key, value in TINY.items())
 
 
 def run_command(*arguments: object) -> Result:

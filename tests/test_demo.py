@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from command_line import TINY_OVERRIDES
 
 from gen_unlearn.commands.demo import SINGLE_IMAGES, demo_config, run_demo
 from gen_unlearn.commands.evaluate import evaluate
@@ -18,20 +19,7 @@ from gen_unlearn.config import RunConfig
 from gen_unlearn.receipts import PROMISES
 from gen_unlearn.runs import RunFolder
 
-SMALL = (
-    "model.block_out_channels=[8, 16]",
-    "model.norm_num_groups=4",
-    "model.layers_per_block=1",
-    "noise.num_train_timesteps=100",
-    "training.images=96",
-    "training.batch_size=24",
-    "training.exemplars_per_class=[1, 3]",
-    "sampling.num_inference_steps=2",
-    "evaluation.images_per_class=20",
-    "evaluation.null_images=5",
-    "evaluation.judge.epochs=1",
-    "evaluation.judge.width=8",
-)
+SMALL = (*TINY_OVERRIDES, "data.test_fraction=0.2", "evaluation.images_per_class=20")
 PROMISED = {
     "seconds_train",
     "seconds_delete",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import TINY_OVERRIDES
 from PIL import Image
 
 from gen_unlearn.commands.evaluate import evaluate
@@ -33,21 +34,7 @@ from gen_unlearn.training.classifier import JudgeConfig, train_judge
 
 RETAINED = (0, 1, 2, 4, 5, 6, 7, 8, 9)
 DIGITS = Path(__file__).parents[1] / "configs" / "digits_spm.yaml"
-TINY = (
-    "data.test_fraction=0.5",
-    "model.block_out_channels=[8, 16]",
-    "model.norm_num_groups=4",
-    "model.layers_per_block=1",
-    "noise.num_train_timesteps=100",
-    "training.images=96",
-    "training.batch_size=24",
-    "training.exemplars_per_class=[1, 3]",
-    "sampling.num_inference_steps=2",
-    "evaluation.images_per_class=4",
-    "evaluation.null_images=6",
-    "evaluation.judge.epochs=1",
-    "evaluation.judge.width=8",
-)
+TINY = (*TINY_OVERRIDES, "evaluation.images_per_class=4", "evaluation.null_images=6")
 
 
 def recipe(*overrides: str) -> RunConfig:

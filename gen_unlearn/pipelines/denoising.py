@@ -124,7 +124,7 @@ def _step_options(scheduler: SchedulerMixin, generator: Generators, eta: float) 
     """Select the options that this scheduler's `step` takes.
 
     Where DDIM clips the predicted image, it also recomputes the noise from it: otherwise each clipped step
-    leaves more variance than the schedule says, and the distance to the data doubles.
+    leaves more variance than the schedule says.
     """
     accepted = inspect.signature(scheduler.step).parameters
     options = {"generator": generator, "eta": eta, "use_clipped_model_output": True}
