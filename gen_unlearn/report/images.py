@@ -83,7 +83,7 @@ def page_picture(images: np.ndarray, columns: int = 1) -> Picture:
         ValueError: the images are not uint8 grey or colour images, or there are none.
     """
     _require_showable(images)
-    sheet = image_sheet(_shrink(images), columns, scale=1)
+    sheet = image_sheet(shrink_for_page(images), columns, scale=1)
     file = io.BytesIO()
     sheet.save(file, format="PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
@@ -95,7 +95,7 @@ def _gap(images: np.ndarray) -> int:
     return max(1, min(images.shape[1:3]) // 16)
 
 
-def _shrink(images: np.ndarray) -> np.ndarray:
+def shrink_for_page(images: np.ndarray) -> np.ndarray:
     """Resize images whose longer side exceeds `LARGEST_SIDE` so that it does not, keeping proportions."""
     height, width = images.shape[1:3]
     factor = LARGEST_SIDE / max(height, width)

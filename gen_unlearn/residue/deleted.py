@@ -1,0 +1,81 @@
+"""What is known of deleted images, and telling by their ids whether images are among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gen_unlearn.repro import id_keys, image_ids
+
+Recognise = Callable[[np.ndarray], np.ndarray]
+"""Tell which of the ids, uint8 ``(m, 16)``, belong to deleted images: bool ``(m,)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeletedImages:
+    """What is still known of the deleted images. Each part may cover fewer images than the others.
+
+    Attributes:
+        ids: uint8 ``(n, 16)``.
+        images: uint8 ``(n, height, width, channels)``; no rows where nobody has the pixels any more.
+        names: file names relative to their source, such as ``cats/0017.jpg``.
+        tokens: what the model's encoder makes of the images, float32 ``(n, ...)``, or `None`.
+        shared_names: base names that retained images have too, which alone say nothing.
+    """
+
+    ids: np.ndarray
+    images: np.ndarray
+    names: tuple[str, ...] = ()
+    tokens: np.ndarray | None = None
+    shared_names: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        id_keys(self.ids)
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise ValueError(
+                f"expected uint8 images of shape (n, height, width, channels), got {self.images.dtype} "
+                f"{self.images.shape}; pass an array with 0 rows if the pixels are not known"
+            )
+        if self.tokens is not None and (self.tokens.dtype != np.float32 or self.tokens.ndim < 2):
+            raise ValueError(
+                f"expected float32 tokens of shape (n, ...), got {self.tokens.dtype} {self.tokens.shape}; "
+                f"pass one row for each deleted image, or None"
+            )
+
+
+class KnownIds:
+    """The ids of the deleted images: those that are listed, and those that are only recognised."""
+
+    def __init__(self, ids: np.ndarray, recognise: Recognise) -> None:
+        self._listed = id_keys(np.unique(ids, axis=0))
+        self._recognise = recognise
+
+    def __call__(self, ids: np.ndarray) -> np.ndarray:
+        """Tell which ids, uint8 ``(m, 16)``, are those of deleted images: bool ``(m,)``."""
+        if not len(ids):
+            return np.zeros(0, dtype=bool)
+        ids = np.ascontiguousarray(ids)
+        recognised = np.asarray(self._recognise(ids), dtype=bool)
+        if recognised.shape != (len(ids),):
+            raise ValueError(
+                f"expected recognise to return {len(ids)} truth values, got shape {recognised.shape}; "
+                f"return one for each id"
+            )
+        return recognised | self._is_listed(id_keys(ids))
+
+    def _is_listed(self, keys: np.ndarray) -> np.ndarray:
+        if not len(self._listed):
+            return np.zeros(len(keys), dtype=bool)
+        nearest = np.searchsorted(self._listed, keys).clip(max=len(self._listed) - 1)
+        return self._listed[nearest] == keys
+
+    def of_images(self, images: np.ndarray) -> np.ndarray:
+        """Tell which images, uint8 ``(m, height, width, channels)``, are deleted ones: bool ``(m,)``."""
+        return self(image_ids(images))
+
+
+def is_flat(images: np.ndarray) -> np.ndarray:
+    """Tell which images ``(m, height, width, channels)`` have one colour all over: bool ``(m,)``."""
+    return (images == images[:, :1, :1]).all(axis=(1, 2, 3))
