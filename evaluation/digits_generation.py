@@ -19,8 +19,9 @@ from typing import Any
 
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.evaluate import evaluate
-from gen_unlearn.commands.forget import ForgetRequest, forget
-from gen_unlearn.commands.train import read_forget_sets, train
+from gen_unlearn.commands.forget import forget
+from gen_unlearn.commands.requests import ForgetRequest
+from gen_unlearn.commands.train import deleted_from, train
 from gen_unlearn.config import load_config
 from gen_unlearn.metrics.scorecard import Scorecard
 from gen_unlearn.repro import software_versions
@@ -64,9 +65,12 @@ def _spm_row(out: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
         write_text(complete, evaluate(run).to_json())
     before = Scorecard.from_file(complete)
     if not run.receipts():
-        forget(run, ForgetRequest(classes=(FORGOTTEN_CLASS,)))
+        request = ForgetRequest(classes=(FORGOTTEN_CLASS,)).resolve(run)
+        forget(run, request.forget_set, keep_comparison=True)
     config = load_config(run.recipe_path)
-    oracle = train(config, out / f"spm-{seed}-oracle", read_forget_sets([run.path]), f"train oracle {seed}")
+    oracle = train(
+        config, out / f"spm-{seed}-oracle", *deleted_from([run.path]), description=f"train oracle {seed}"
+    )
     return {
         "model": "spm",
         "seed": seed,

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from gen_unlearn.core import CoreConfig
 from gen_unlearn.data import DataConfig
 from gen_unlearn.metrics.protocol import EvaluationConfig
 from gen_unlearn.models.denoiser import DenoiserConfig
@@ -31,6 +32,7 @@ class RunConfig:
     Attributes:
         data: the images.
         model: the denoiser.
+        core: which images the weights may see.
         noise: the noise schedule it is trained with.
         training: how it is trained.
         sampling: how images are sampled from it.
@@ -40,6 +42,7 @@ class RunConfig:
 
     data: DataConfig
     model: DenoiserConfig
+    core: CoreConfig = field(default_factory=CoreConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -47,6 +50,8 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.core.mode == "public" and self.model.kind != "semi-parametric":
+            raise ValueError(f"core.mode public needs a semi-parametric model, got {self.model.kind}")
         steps = self.sampling.num_inference_steps
         if steps > self.noise.num_train_timesteps:
             raise ValueError(
@@ -56,11 +61,14 @@ class RunConfig:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that decides the trained model: data, model, noise, training and seed."""
+        """SHA-256 of everything that decides the trained model: data, model, core, noise, training, seed."""
         fields = dataclasses.asdict(self)
         for name in ("checkpoint_images", "dataloader_workers", "log_with"):
             del fields["training"][name]
-        return digest_json({name: fields[name] for name in ("data", "model", "noise", "training", "seed")})
+        names = ["data", "model", "noise", "training", "seed"]
+        if self.core.mode == "public":
+            names.append("core")
+        return digest_json({name: fields[name] for name in names})
 
     def to_yaml(self) -> str:
         """Return the recipe with every value spelled out."""

@@ -131,6 +131,8 @@ def _walk(folder: Path, root: Path) -> Iterator[Path]:
 
 
 def _open_bytes(source: Path | bytes) -> io.BytesIO:
+    if isinstance(source, Path) and source.exists() and not source.is_file():
+        raise OSError("it is no plain file")
     data = source.read_bytes() if isinstance(source, Path) else source
     if not data:
         raise EOFError("it is empty (zero bytes)")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,31 +15,33 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 
 from gen_unlearn.data import IndexedImages
+from gen_unlearn.exemplar_changes import save_store
+from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.indexed_images import first_few
 from gen_unlearn.metrics.copying import nearest_images
 from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.repro import (
     ID_BYTES,
-    digest_arrays,
-    digest_json,
+    among,
     id_keys,
     ids_to_hex,
     image_ids,
     keyed_order,
     software_versions,
 )
+from gen_unlearn.shards import Rows, digest_of_rows
 
 
 class ExemplarStore(ModelMixin, ConfigMixin):
     """The training images that a semi-parametric model may look at, addressed by id.
 
-    Rows are sorted by id, and by label where one image has two. A saved store is a function of the images
-    it holds and of nothing else: after a deletion its files are byte-identical to those of a store that
-    never held the deleted images. The store stays in host memory whatever device its pipeline moves to.
+    Rows are sorted by id, and by label where one image has two. A saved store (see `gen_unlearn.shards`) is
+    a function of the images it holds and of nothing else: after a deletion its files are byte-identical to
+    those of a store that never held the deleted images. The store stays in host memory whatever device its
+    pipeline moves to. To change one on disk without loading it, use `gen_unlearn.exemplar_changes`.
 
     Args:
-        count: number of images.
         height: image height in pixels.
         width: image width in pixels.
         channels: 1 for grey, 3 for colour.
@@ -47,22 +51,21 @@ class ExemplarStore(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        count: int = 0,
         height: int = 32,
         width: int = 32,
         channels: int = 3,
         class_names: Sequence[str] = (),  # noqa: ARG002, kept in the configuration
     ) -> None:
         super().__init__()
-        self.register_buffer("pixels", torch.zeros(count, height, width, channels, dtype=torch.uint8))
-        self.register_buffer("classes", torch.zeros(count, dtype=torch.int64))
-        self.register_buffer("digests", torch.zeros(count, ID_BYTES, dtype=torch.uint8))
+        self.register_buffer("pixels", torch.zeros(0, height, width, channels, dtype=torch.uint8))
+        self.register_buffer("classes", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("digests", torch.zeros(0, ID_BYTES, dtype=torch.uint8))
 
     @classmethod
     def from_images(cls, data: IndexedImages) -> ExemplarStore:
         """Build a store of all images of `data`; an image that occurs twice is kept once."""
         height, width, channels = data.image_shape
-        store = cls(0, height, width, channels, list(data.class_names))
+        store = cls(height, width, channels, list(data.class_names))
         store.add(data)
         return store
 
@@ -97,8 +100,16 @@ class ExemplarStore(ModelMixin, ConfigMixin):
     @property
     def digest(self) -> str:
         """SHA-256 of ids, labels, class names and image shape. The ids stand for the pixels."""
-        described = {"class_names": self.class_names, "image_shape": self.image_shape}
-        return digest_json({**described, "rows": digest_arrays(self.ids, self.labels)})
+        return digest_of_rows(self.rows, self.image_shape, self.class_names)
+
+    @property
+    def rows(self) -> Rows:
+        """All exemplars; views, not copies."""
+        return Rows(self.images, self.labels, self.ids)
+
+    def holds(self, ids: np.ndarray) -> np.ndarray:
+        """Return which of `ids`, uint8 ``(n, 16)``, are held, as bool ``(n,)``."""
+        return among(ids, self.ids)
 
     def by_class(self, label: int) -> np.ndarray:
         """Return the rows of one class, int64, in the order of their ids."""
@@ -147,7 +158,7 @@ class ExemplarStore(ModelMixin, ConfigMixin):
         Raises:
             ValueError: an id is not held; nothing is deleted.
         """
-        unknown = forget.ids[~np.isin(id_keys(forget.ids), id_keys(self.ids))]
+        unknown = forget.ids[~self.holds(forget.ids)]
         if len(unknown):
             raise ValueError(
                 f"{len(unknown)} of {len(forget)} ids are not in the store: "
@@ -191,17 +202,44 @@ class ExemplarStore(ModelMixin, ConfigMixin):
                 f"that their ids stand for: {first_few(ids_to_hex(self.ids[wrong]))}"
             )
 
-    def to_json_string(self) -> str:
-        """Return the configuration without the folder it was loaded from, which is not part of the state."""
-        fields = json.loads(super().to_json_string())
-        fields.pop("_name_or_path", None)
-        return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, safe_serialization: bool = True, variant: str | None = None
+    ) -> None:
+        """Save the store to a folder, in the place of a store that may be there.
+
+        Raises:
+            ValueError: the folder holds other files, or a variant or another format than safetensors is asked
+                for.
+        """
+        if not safe_serialization or variant is not None:
+            raise ValueError("an exemplar store is saved as safetensors, in one variant")
+        config = {name: self.config[name] for name in ("height", "width", "channels", "class_names")}
+        text = json.dumps({"_class_name": type(self).__name__, **config}, indent=2, sort_keys=True) + "\n"
+        save_store(self.rows, text.encode(), self.class_names, Path(save_directory))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **_: object) -> ExemplarStore:
+        """Load a store from a local folder, one consistent generation even while it is changed.
+
+        Args:
+            pretrained_model_name_or_path: the folder.
+            _: what a diffusers pipeline passes to the loaders of all its parts; nothing of it applies.
+
+        Raises:
+            ValueError: the folder is no exemplar store, or a file of it is missing or was changed.
+        """
+        return ExemplarFolder.read(Path(pretrained_model_name_or_path), cls._from_folder)
+
+    @classmethod
+    def _from_folder(cls, folder: ExemplarFolder) -> ExemplarStore:
+        store = cls(*folder.image_shape, folder.class_names)
+        store._replace_rows(*folder.all_rows())
+        return store
 
     def _replace_rows(self, pixels: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> None:
         self.pixels = torch.from_numpy(pixels)
         self.classes = torch.from_numpy(labels)
         self.digests = torch.from_numpy(np.ascontiguousarray(ids))
-        self.register_to_config(count=len(labels))
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ExemplarStore:
         """Stay in host memory, with the stored types, when a pipeline moves or casts its parts."""

@@ -39,6 +39,9 @@ class Catalogue(Protocol):
     def image_shape(self) -> tuple[int, int, int]:
         """``(height, width, channels)`` of every image."""
 
+    def holds(self, ids: np.ndarray) -> np.ndarray:
+        """Return which of `ids`, uint8 ``(n, 16)``, it has, as bool ``(n,)``."""
+
 
 @dataclass(frozen=True, eq=False)
 class ForgetSet:
@@ -67,7 +70,7 @@ class ForgetSet:
             ValueError: no id, a malformed id, or one that is not in the data.
         """
         wanted = ids if isinstance(ids, np.ndarray) else ids_from_hex(ids)
-        check_known(wanted, catalogue.ids, names=ids_to_hex(wanted), noun="ids", remedy=_NOTHING_DELETED)
+        check_known(catalogue.holds(wanted), names=ids_to_hex(wanted), noun="ids", remedy=_NOTHING_DELETED)
         return cls(wanted, reason)
 
     @classmethod
@@ -111,7 +114,7 @@ class ForgetSet:
             names += [str(file) for file in files]
             ids += [image_id(_decode(file, catalogue)) for file in files]
         wanted = _stack(ids)
-        check_known(wanted, catalogue.ids, names=names, noun="images", remedy=_NOTHING_DELETED)
+        check_known(catalogue.holds(wanted), names=names, noun="images", remedy=_NOTHING_DELETED)
         return cls(wanted, reason)
 
     @classmethod
@@ -159,21 +162,15 @@ class ForgetSet:
             ValueError: an unreadable or empty list, a file that is missing or outside the list's folder, or
                 an entry that is not in the data.
         """
-        entries = _read_list(path)
-        files = {entry: _inside(path.parent, entry) for entry in entries if not _HEX_ID.fullmatch(entry)}
-        missing = [entry for entry, file in files.items() if not file.is_file()]
-        if missing:
-            raise ValueError(
-                f"{len(missing)} of {len(entries)} entries of {path} are neither ids nor files: "
-                f"{first_few(missing)}; nothing was deleted"
-            )
+        listed = read_list(path, [path.parent])
+        entries = [str(entry) for entry in listed]
         wanted = _stack(
             [
-                image_id(_decode(files[entry], catalogue)) if entry in files else ids_from_hex([entry])[0]
-                for entry in entries
+                image_id(_decode(entry, catalogue)) if isinstance(entry, Path) else ids_from_hex([entry])[0]
+                for entry in listed
             ]
         )
-        check_known(wanted, catalogue.ids, names=entries, noun="entries", remedy=_NOTHING_DELETED)
+        check_known(catalogue.holds(wanted), names=entries, noun="entries", remedy=_NOTHING_DELETED)
         return cls(wanted, reason)
 
     @property
@@ -218,7 +215,34 @@ def _require_shape(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray
     return image
 
 
-def _read_list(path: Path) -> list[str]:
+def read_list(path: Path, roots: Sequence[Path]) -> list[str | Path]:
+    """Return what a list names, as `ForgetSet.from_file` describes lists: ids as text, and files.
+
+    Args:
+        path: the list.
+        roots: folders that file names may be relative to; the first that has the file counts.
+
+    Raises:
+        ValueError: an unreadable list, or an entry that is neither an id nor a file inside a root.
+    """
+    found: list[str | Path] = []
+    missing = []
+    for entry in _entries(path):
+        files = [_inside(root, entry) for root in roots if not _HEX_ID.fullmatch(entry)]
+        existing = [file for file in files if file.is_file()]
+        if existing or not files:
+            found.append(existing[0] if existing else entry)
+        else:
+            missing.append(entry)
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(found) + len(missing)} entries of {path} are neither ids nor files: "
+            f"{first_few(missing)}; nothing was deleted"
+        )
+    return found
+
+
+def _entries(path: Path) -> list[str]:
     """Return the entries of a list file, without header, comments and blank lines."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
@@ -234,7 +258,10 @@ def _read_list(path: Path) -> list[str]:
 
 def _inside(folder: Path, entry: str) -> Path:
     """Resolve a file name of a list, and refuse one that leads out of the list's folder."""
-    file = (folder / entry).resolve()
+    try:
+        file = (folder / entry).resolve()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected a file name, got {entry!r}: {error}; nothing was deleted") from error
     if not file.is_relative_to(folder.resolve()):
         raise ValueError(f"expected files inside {folder}, got {entry!r} in the list; nothing was deleted")
     return file

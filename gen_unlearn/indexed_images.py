@@ -84,13 +84,17 @@ class IndexedImages:
         names = tuple(self.names[row] for row in rows.tolist())
         return replace(self, images=images, labels=self.labels[rows], ids=self.ids[rows], names=names)
 
+    def holds(self, ids: np.ndarray) -> np.ndarray:
+        """Return which of `ids`, uint8 ``(n, 16)``, are in the data, as bool ``(n,)``."""
+        return np.isin(id_keys(ids), id_keys(self.ids))
+
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Return every row, ascending, whose id is among `ids` (uint8 ``(n, 16)``).
 
         Raises:
             ValueError: an id that is not in the data.
         """
-        check_known(ids, self.ids, names=ids_to_hex(ids), noun="ids", remedy="the source may have changed")
+        check_known(self.holds(ids), names=ids_to_hex(ids), noun="ids", remedy="the source may have changed")
         return np.flatnonzero(np.isin(id_keys(self.ids), id_keys(ids)))
 
     def without(self, forget: ForgetSet) -> IndexedImages:
@@ -145,12 +149,12 @@ def class_index(class_names: Sequence[str], name_or_index: str | int) -> int:
     return index
 
 
-def check_known(ids: np.ndarray, known: np.ndarray, *, names: Sequence[str], noun: str, remedy: str) -> None:
-    """Raise a ValueError that counts the `ids` which are not `known`, and shows the first few by name."""
-    missing = np.flatnonzero(~np.isin(id_keys(ids), id_keys(known)))
+def check_known(known: np.ndarray, *, names: Sequence[str], noun: str, remedy: str) -> None:
+    """Raise a ValueError that counts what is not `known`, bool ``(n,)``, and shows the first few by name."""
+    missing = np.flatnonzero(~known)
     if len(missing):
         raise ValueError(
-            f"{len(missing)} of {len(ids)} {noun} are not in the data: "
+            f"{len(missing)} of {len(known)} {noun} are not in the data: "
             f"{first_few([names[row] for row in missing.tolist()])}; {remedy}"
         )
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from gen_unlearn.repro import software_versions
+from gen_unlearn.sealing import RunKey
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class TrainingRecord:
         loss: running mean of the loss at the end.
         parameters: number of trained numbers.
         weights_digest: SHA-256 of the averaged weights.
+        threads: CPU threads that trained it; another number can give other bits.
     """
 
     seconds: float
@@ -26,6 +30,7 @@ class TrainingRecord:
     loss: float
     parameters: int
     weights_digest: str
+    threads: int = field(default_factory=torch.get_num_threads)
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,11 @@ class RunManifest:
 
     Attributes:
         recipe_digest: what decides the trained model.
-        data_digest: the training images, after taking out those to train without.
+        data_digest: the training images, after taking out those to train without; sealed with the run's key
+            in the file, as whoever has one of them could recognise it by an open digest.
         class_names: names of the classes.
         image_shape: ``(height, width, channels)``.
-        without: digest of the forget set that an oracle was trained without.
+        without: digest of the tombstones of what an oracle was trained without.
         versions: software.
         training: what training took; `None` until it is complete.
     """
@@ -49,6 +55,14 @@ class RunManifest:
     without: str | None = None
     versions: dict[str, str] = field(default_factory=software_versions)
     training: TrainingRecord | None = None
+
+    def sealed(self, key: RunKey) -> RunManifest:
+        """Return the manifest as it is kept."""
+        return replace(self, data_digest=key.seal("data", self.data_digest))
+
+    def to_json(self) -> str:
+        """Return the manifest as indented JSON text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_file(cls, path: Path) -> RunManifest:

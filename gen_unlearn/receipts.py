@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 import numpy as np
 
+from gen_unlearn.core import CoreMode
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.repro import id_keys, ids_from_hex
+from gen_unlearn.sealing import RunKey, Tombstones
 
 Level = Literal["bit-exact", "distributional", "influence-free", "exemplar-only", "approximate"]
 
@@ -24,6 +26,30 @@ PROMISES: dict[Level, str] = {
     ),
     "approximate": "the weights were moved towards those of a model retrained without the images",
 }
+
+
+NOT_COVERED: dict[Level, str] = {
+    "bit-exact": "nothing is left out inside the artefact; verifying with replay fits it again and compares",
+    "distributional": "equal bytes: the promise rests on how the artefact is built, not on comparing digests",
+    "influence-free": "equality with a model retrained without the images, in bytes or in quality",
+    "exemplar-only": (
+        "the network weights, which this deletion did not change: they may still carry traces of the images"
+    ),
+    "approximate": "a guarantee: traces of the images may be left in the weights, and can only be estimated",
+}
+"""What each level does not promise, for a reader who knows nothing of the method."""
+
+OUTSIDE = (
+    "No level reaches beyond the artefact named in the receipt: the source files, backups, earlier copies of "
+    "the model, and images that were generated or handed on before the deletion have to be dealt with on "
+    "their own."
+)
+
+CORE_PROMISES: dict[CoreMode, tuple[str, Level]] = {
+    "joint": ("exemplars of a semi-parametric generator", "exemplar-only"),
+    "public": ("semi-parametric generator with a public core", "bit-exact"),
+}
+"""Per core of a semi-parametric generator: what a deletion changes, and what it promises."""
 
 
 class Artefact(Protocol):
@@ -56,16 +82,19 @@ class DeletionReceipt:
         artefact: what the images were deleted from.
         level: the promise, one of DESIGN section 3; `PROMISES` spells it out.
         reason: why, in the words of the request.
-        ids: hexadecimal sample ids that were deleted, sorted.
-        forget_digest: SHA-256 of the ids.
+        ids: hexadecimal sample ids that were deleted, sorted; none in a sealed receipt.
+        forget_digest: SHA-256 of the ids; sealed, of their tombstones.
         removed: images removed.
         removed_per_class: the same by class name; classes without a removed image are left out.
         remaining: images left.
-        digest_before: state of the artefact before.
-        digest_after: state of the artefact after.
+        digest_before: state of the artefact before; keyed in a sealed receipt.
+        digest_after: state of the artefact after; keyed in a sealed receipt.
         seconds: duration of the deletion inside the process.
         created: time of the deletion, ISO 8601, UTC.
         versions: software that did it.
+        purged: what was removed from the run besides, by path.
+        left: what may still carry traces of the images, and why.
+        sealed_with: fingerprint of the run's key; empty in a receipt that is not sealed.
     """
 
     artefact: str
@@ -81,6 +110,9 @@ class DeletionReceipt:
     seconds: float
     created: str
     versions: dict[str, str]
+    purged: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    sealed_with: str = ""
 
     def __post_init__(self) -> None:
         if self.level not in get_args(Level):
@@ -88,14 +120,32 @@ class DeletionReceipt:
 
     @property
     def forget_set(self) -> ForgetSet:
-        """The deleted ids as a forget set."""
+        """The deleted ids as a forget set.
+
+        Raises:
+            ValueError: a sealed receipt, which holds no ids.
+        """
+        if self.sealed_with:
+            raise ValueError("a sealed receipt holds no ids; the run's ledger recognises the images")
         return ForgetSet(ids_from_hex(self.ids), self.reason)
+
+    def sealed(self, key: RunKey) -> DeletionReceipt:
+        """Return the receipt as it is kept: nobody without the key can recognise an image by it."""
+        return replace(
+            self,
+            ids=(),
+            forget_digest=Tombstones.of(self.forget_set, key).digest,
+            digest_before=key.seal("receipt", self.created, self.digest_before),
+            digest_after=key.seal("receipt", self.created, self.digest_after),
+            sealed_with=key.fingerprint,
+        )
 
     def verify(self, artefact: Artefact) -> None:
         """Check that `artefact` is in the state that this receipt describes.
 
         Raises:
-            ValueError: a deleted id is held, the state differs, or the receipt contradicts itself.
+            ValueError: a deleted id is held, the state differs, or the receipt contradicts itself; or it is
+                sealed, then `gen-unlearn verify` checks it.
         """
         forget = self.forget_set
         if forget.digest != self.forget_digest:
@@ -127,6 +177,9 @@ class DeletionReceipt:
                 f"from        {self.artefact}",
                 f"reason      {self.reason}",
                 f"level       {self.level}: {PROMISES[self.level]}",
+                f"not covered {NOT_COVERED[self.level]}",
+                *(f"left        {left}" for left in self.left),
+                *(f"purged      {path}" for path in self.purged),
                 f"forget set  {self.forget_digest[:16]}...",
                 f"state       {self.digest_before[:16]}... -> {self.digest_after[:16]}...",
                 f"took        {1000 * self.seconds:.2f} ms on {self.created}",
@@ -134,14 +187,22 @@ class DeletionReceipt:
         )
 
     def to_json(self) -> str:
-        """Return the receipt as indented JSON text."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        """Return the receipt as indented JSON text, with the promise and what it leaves out spelled out."""
+        words = {
+            "promise": PROMISES[self.level],
+            "not_covered": NOT_COVERED[self.level],
+            "outside": OUTSIDE,
+        }
+        return json.dumps(asdict(self) | words, indent=2) + "\n"
 
     @classmethod
     def from_file(cls, path: Path) -> DeletionReceipt:
         """Read a receipt that was written as JSON; a file of another kind is an error that names it."""
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{**fields, "ids": tuple(fields["ids"])})
+            for words in ("promise", "not_covered", "outside"):
+                del fields[words]
+            tuples = {name: tuple(fields[name]) for name in ("ids", "purged", "left")}
+            return cls(**{**fields, **tuples})
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is not a deletion receipt: {error}") from error

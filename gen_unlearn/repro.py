@@ -77,6 +77,14 @@ def id_keys(ids: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(ids).view(f"S{ID_BYTES}").reshape(-1)
 
 
+def among(ids: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """Return which of `ids`, uint8 ``(n, 16)``, are among others, which are sorted, as bool ``(n,)``."""
+    keys, others = id_keys(ids), id_keys(ascending)
+    if not len(others):
+        return np.zeros(len(keys), dtype=bool)
+    return others[np.searchsorted(others, keys).clip(max=len(others) - 1)] == keys
+
+
 def keyed_order(ids: np.ndarray, *parts: int | str | bytes) -> np.ndarray:
     """Return the row order that sorts ids of shape ``(n, 16)`` by a hash keyed with `parts`.
 

@@ -1,71 +1,82 @@
 """The run folder: where programs meet in files.
 
-What lies in it::
-
-    recipe.yaml     the resolved recipe
-    manifest.json   digests of recipe and data, versions, what training cost
-    held_out.txt    the ids that are held out for testing
-    without.txt     of an oracle: the ids that it is trained without
-    model/          the pipeline in diffusers layout, exemplars included
-    checkpoints/    resume points, while training is not complete
-    receipts/       one JSON file for each deletion
-    samples/        generated images, by the digest of what generated them
-    metrics/        the judge and the scorecard
+What lies where is said in `gen_unlearn.run_paths`.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from filelock import FileLock
+import numpy as np
 
 from gen_unlearn.atomic import flush_folder, flush_tree, write_text
+from gen_unlearn.changes import RunBusyError
 from gen_unlearn.config import RunConfig, load_config
-from gen_unlearn.data import IndexedImages, Split, load_images, load_split, split_by_ids, with_classes
+from gen_unlearn.core import CoreSplit, split_core
+from gen_unlearn.data import (
+    DataConfig,
+    IndexedImages,
+    Split,
+    load_images,
+    load_split,
+    split_by_ids,
+    with_classes,
+)
+from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.exemplars import ExemplarStore
-from gen_unlearn.forget import ForgetSet
+from gen_unlearn.ledger import Ledger, LedgerEntry
 from gen_unlearn.manifest import RunManifest, TrainingRecord
 from gen_unlearn.pipelines.loading import load_generator
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.repro import ids_from_hex, ids_to_hex
+from gen_unlearn.run_paths import RunPaths
+from gen_unlearn.sealing import RunKey, Tombstones
+from gen_unlearn.shards import sha256
 
 _WRITTEN_FIRST = {
     f"{prefix}{name}{suffix}"
-    for name in ("recipe.yaml", "without.txt", "manifest.json")
+    for name in ("ledger.key", "recipe.yaml", "without.txt", "manifest.json")
     for prefix, suffix in (("", ""), (".", ".unfinished"))
 }
 _CHANGEABLE = ("data.source", "data.test_source", "sampling.", "evaluation.")
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunFolder(RunPaths):
     """One run on disk; see the module's docstring for what lies where.
 
     Attributes:
-        path: the folder.
         overrides: recipe values to use instead of those on disk, such as ``sampling.seed=1``.
+        notice: what `open` repaired, for people.
     """
 
-    path: Path
     overrides: tuple[str, ...] = ()
+    notice: str | None = field(default=None, compare=False)
 
     @classmethod
     def create(
-        cls, path: Path, config: RunConfig, manifest: RunManifest, without: ForgetSet | None = None
+        cls, path: Path, config: RunConfig, manifest: RunManifest, without: Tombstones | None = None
     ) -> RunFolder:
-        """Start a run in an empty folder, or return the run that was started there from the same recipe."""
+        """Start a run in an empty folder, or return the run that was started there from the same recipe.
+
+        Args:
+            path: the folder.
+            config: the recipe.
+            manifest: what the run is made from; the digest of its data is sealed with the run's key.
+            without: what an oracle is trained without; the run takes over its key.
+        """
         run = cls(path)
         if run.manifest_path.exists():
             started = run.manifest
+            sealed = manifest.sealed(run.key)
             made_from = (started.recipe_digest, started.data_digest, started.without)
-            if made_from != (manifest.recipe_digest, manifest.data_digest, manifest.without):
+            if made_from != (sealed.recipe_digest, sealed.data_digest, sealed.without):
                 raise ValueError(
                     f"{path} holds another run (recipe, data or forget set differ); choose another --out"
                 )
@@ -73,11 +84,13 @@ class RunFolder:
         if path.exists() and (not path.is_dir() or not cls._begun(path)):
             raise ValueError(f"{path} is not empty and holds no run; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
+        key = RunKey.fresh() if without is None else without.key
+        key.save(run.key_path)
         write_text(run.recipe_path, config.to_yaml())
         if without is not None:
-            write_text(run.without_path, "\n".join(ids_to_hex(without.ids)) + "\n")
-        write_text(run.manifest_path, json.dumps(asdict(manifest), indent=2) + "\n")
-        return run
+            write_text(run.without_path, without.to_text())
+        write_text(run.manifest_path, manifest.sealed(key).to_json())
+        return cls(path)
 
     @staticmethod
     def _begun(path: Path) -> bool:
@@ -86,7 +99,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Open a trained run, finishing or undoing a deletion that a crash cut short."""
+        """Open a trained run, finishing or undoing a change that a crash cut short."""
         run = cls(path)
         if not run.manifest_path.exists():
             raise ValueError(f"{path} holds no run: {run.manifest_path.name} is missing")
@@ -94,60 +107,13 @@ class RunFolder:
             raise ValueError(
                 f"training of {path} is not complete; continue it with: gen-unlearn train {path}"
             )
-        if run._interrupted_deletion():
-            with run._lock():
-                run._recover()
+        if run.change.pending():
+            try:
+                with run.change.locked(wait=0):
+                    return replace(run, notice=run.change.recover())
+            except RunBusyError:  # Another process is at it; until it is done, the state is the one before.
+                return run
         return run
-
-    @property
-    def recipe_path(self) -> Path:
-        """The resolved recipe."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def manifest_path(self) -> Path:
-        """The manifest."""
-        return self.path / "manifest.json"
-
-    @property
-    def without_path(self) -> Path:
-        """The ids that an oracle is trained without, as a list that `ForgetSet.from_file` reads."""
-        return self.path / "without.txt"
-
-    @property
-    def held_out_path(self) -> Path:
-        """The ids of the images that were held out for testing."""
-        return self.path / "held_out.txt"
-
-    @property
-    def model_path(self) -> Path:
-        """The pipeline."""
-        return self.path / "model"
-
-    @property
-    def receipts_path(self) -> Path:
-        """The receipts."""
-        return self.path / "receipts"
-
-    @property
-    def samples_path(self) -> Path:
-        """The generated images."""
-        return self.path / "samples"
-
-    @property
-    def metrics_path(self) -> Path:
-        """The judge and the scorecard."""
-        return self.path / "metrics"
-
-    @property
-    def scorecard_path(self) -> Path:
-        """The newest scorecard."""
-        return self.metrics_path / "scorecard.json"
-
-    @property
-    def report_path(self) -> Path:
-        """The report."""
-        return self.path / "report.html"
 
     @cached_property
     def config(self) -> RunConfig:
@@ -164,6 +130,16 @@ class RunFolder:
                 )
         return replace(self, overrides=(*self.overrides, *overrides))
 
+    @cached_property
+    def key(self) -> RunKey:
+        """The secret key."""
+        return RunKey.from_file(self.key_path)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger as it is on disk now."""
+        return Ledger.read(self.ledger_path, self.key)
+
     @property
     def manifest(self) -> RunManifest:
         """The manifest as it is on disk now."""
@@ -175,7 +151,7 @@ class RunFolder:
         return self.config.model.kind == "semi-parametric"
 
     def complete_training(self, pipeline: GeneratorPipeline, record: TrainingRecord) -> None:
-        """Save the trained pipeline, then note in the manifest that training is complete."""
+        """Save the trained pipeline, start the ledger, and note in the manifest that training is complete."""
         unfinished = self.path / "model.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         if isinstance(pipeline, SemiParametricDDPMPipeline):
@@ -186,8 +162,21 @@ class RunFolder:
         shutil.rmtree(self.model_path, ignore_errors=True)
         unfinished.rename(self.model_path)
         flush_folder(self.path)
-        complete = replace(self.manifest, training=record)
-        write_text(self.manifest_path, json.dumps(asdict(complete), indent=2) + "\n")
+        manifest = replace(self.manifest, training=record).to_json()
+        files = self.unchanging_files() | {self.manifest_path.name: sha256(manifest.encode())}
+        if self.is_semi_parametric:
+            exemplars = self.exemplar_folder()
+            Ledger.start(self.ledger_path, self.key, exemplars.digest, len(exemplars), files)
+        else:
+            Ledger.start(self.ledger_path, self.key, "", 0, files)
+        write_text(self.manifest_path, manifest)
+
+    def unchanging_files(self) -> dict[str, str]:
+        """Return the SHA-256, by path in the run, of every file of the state that no deletion changes."""
+        state = [self.recipe_path, self.manifest_path, self.held_out_path, self.core_path, self.without_path]
+        model = (path for path in self.model_path.rglob("*") if self.exemplars_path not in path.parents)
+        files = [path for path in (*state, *model) if path.is_file()]
+        return {path.relative_to(self.path).as_posix(): sha256(path.read_bytes()) for path in sorted(files)}
 
     def load_pipeline(self) -> GeneratorPipeline:
         """Load the model as it is now."""
@@ -195,106 +184,101 @@ class RunFolder:
             self.model_path, self.config.model.kind, self.config.sampling, self.config.noise
         )
 
-    def load_exemplars(self) -> ExemplarStore:
-        """Load the exemplar store alone: enough to delete from it."""
+    def exemplar_folder(self) -> ExemplarFolder:
+        """Open the exemplars on disk: enough to delete from them, and to ask what is held.
+
+        Raises:
+            ValueError: the model has no exemplars.
+        """
         if not self.is_semi_parametric:
             raise ValueError(
                 f"{self.path} is a {self.config.model.kind} model: images are in its weights and cannot be "
-                f"deleted; retrain it with: gen-unlearn train --config RECIPE --without FILE"
+                f"deleted; retrain it with: gen-unlearn train --config RECIPE --without RUN"
             )
-        return ExemplarStore.from_pretrained(self.model_path / "exemplars", local_files_only=True)
+        return ExemplarFolder.open(self.exemplars_path)
 
-    def keep_held_out(self, test: IndexedImages) -> None:
-        """Remember which images were held out: the split of a source that loses images would move."""
+    def load_exemplars(self) -> ExemplarStore:
+        """Load all exemplars."""
+        return ExemplarStore.from_pretrained(self.exemplar_folder().path)
+
+    def keep_split(self, test: IndexedImages, parts: CoreSplit) -> None:
+        """Remember which images were held out and which are core: the split of another source would move."""
         if not self.held_out_path.exists():
-            write_text(self.held_out_path, "\n".join(ids_to_hex(test.ids)) + "\n")
+            write_text(self.held_out_path, "".join(f"{name}\n" for name in ids_to_hex(test.ids)))
+        if self.config.core.mode == "public" and not self.core_path.exists():
+            write_text(self.core_path, "".join(f"{name}\n" for name in ids_to_hex(parts.core.ids)))
 
     def load_split(self) -> Split:
         """Load the run's data, held out and classes as when it was trained, whatever the source holds now."""
-        if self.config.data.test_source is None and self.held_out_path.exists():
-            held_out = ids_from_hex(self.held_out_path.read_text(encoding="utf-8").split())
-            split = split_by_ids(load_images(self.config.data), held_out)
+        return self.split(self.config.data)
+
+    def split(self, data: DataConfig) -> Split:
+        """Load data, held out and classes as in this run."""
+        if data.test_source is None and self.held_out_path.exists():
+            split = split_by_ids(load_images(data), self.held_out_ids)
         else:
-            split = load_split(self.config.data)
+            split = load_split(data)
         names = self.manifest.class_names
         return Split(with_classes(split.train, names), with_classes(split.test, names))
 
+    def split_core(self, train: IndexedImages) -> CoreSplit:
+        """Divide training images into the run's core and the deletable ones."""
+        return split_core(train, self.config.core, self.core_ids if self.core_path.exists() else None)
+
+    @property
+    def held_out_ids(self) -> np.ndarray:
+        """The ids that are held out for testing, uint8 ``(n, 16)``."""
+        return _read_ids(self.held_out_path)
+
+    @property
+    def core_ids(self) -> np.ndarray:
+        """The ids of a public core, uint8 ``(n, 16)``; none of a joint one, where all are deletable."""
+        return _read_ids(self.core_path)
+
     def receipts(self) -> list[DeletionReceipt]:
-        """Return all receipts, oldest first."""
-        return [DeletionReceipt.from_file(path) for path in self._receipt_paths()]
+        """Return all receipts, oldest first; they are sealed."""
+        names = (entry.receipt for entry in self.ledger.entries if entry.receipt is not None)
+        return [DeletionReceipt.from_file(self.receipts_path / name) for name in names]
 
-    def _receipt_paths(self) -> list[Path]:
-        return sorted(
-            (path for path in self.receipts_path.glob("*.json") if path.stem.isdecimal()),
-            key=lambda path: int(path.stem),
-        )
-
-    def _lock(self) -> FileLock:
-        """Return the lock that whoever changes or repairs the exemplars holds; waits half a minute for it."""
-        return FileLock(self.path / ".lock", timeout=30)
-
-    def without(self) -> ForgetSet | None:
+    def without(self) -> Tombstones | None:
         """Return what an oracle is trained without, or `None`."""
-        if not self.without_path.exists():
-            return None
-        ids = self.without_path.read_text(encoding="utf-8").split()
-        return ForgetSet(ids_from_hex(ids), f"{self.path.name} is trained without them")
+        return Tombstones.from_file(self.without_path, self.key) if self.without_path.exists() else None
 
-    def forgotten(self) -> ForgetSet | None:
-        """Return everything that was deleted from this run, or `None`."""
-        forgotten: ForgetSet | None = None
-        for receipt in self.receipts():
-            forgotten = receipt.forget_set if forgotten is None else forgotten.union(receipt.forget_set)
-        return forgotten
+    def forgotten(self) -> Tombstones:
+        """Return the tombstones of everything that was deleted from this run."""
+        return self.ledger.tombstones
 
     def state_digest(self) -> str:
         """Identify what generates images now: the weights and, if there are any, the exemplars."""
+        return self._state_digest(self.ledger.entries[-1])
+
+    def first_state_digest(self) -> str:
+        """Identify what generated images when the run was trained."""
+        return self._state_digest(self.ledger.entries[0])
+
+    def _state_digest(self, entry: LedgerEntry) -> str:
         training = self.manifest.training
-        weights = "" if training is None else training.weights_digest
-        return (
-            f"{weights[:16]}-{self.load_exemplars().digest[:16]}" if self.is_semi_parametric else weights[:16]
-        )
+        weights = "" if training is None else training.weights_digest[:16]
+        return f"{weights}-{entry.state[:16]}" if self.is_semi_parametric else weights
 
-    def commit_deletion(self, store: ExemplarStore, receipt: DeletionReceipt) -> Path:
-        """Put a store after a deletion in the place of the one before, and file the receipt.
+    def require_own_state(self, exemplars: ExemplarFolder, ledger: Ledger) -> None:
+        """Check that recipe, lists and exemplars are those of the ledger, before a change builds on them.
 
-        The new store is written beside the old one and flushed. Then the receipt appears by one rename,
-        and from there on the deletion holds: a crash later is finished by `open`, a crash earlier undone.
-
-        Returns:
-            The receipt's file.
+        Raises:
+            ValueError: one of them was edited, or the ledger was cut back.
         """
-        with self._lock():
-            return self._commit(store, receipt)
+        expected = ledger.entries[0].files or {}
+        paths = [self.recipe_path, self.manifest_path, self.held_out_path, self.core_path, self.without_path]
+        for path in paths:
+            if expected.get(path.name) != (sha256(path.read_bytes()) if path.exists() else None):
+                raise ValueError(f"{path} was changed since the training; nothing was changed; put it back")
+        if not ledger.entries[-1].describes(exemplars.digest, self.key):
+            raise ValueError(
+                f"the exemplars of {self.path} are not in the state that the ledger's last entry describes; "
+                f"nothing was changed; see: gen-unlearn verify {self.path}"
+            )
 
-    def _commit(self, store: ExemplarStore, receipt: DeletionReceipt) -> Path:
-        if self.load_exemplars().digest != receipt.digest_before:
-            raise ValueError(f"{self.path} was changed by another deletion; nothing was deleted; try again")
-        number = 1 + max((int(path.stem) for path in self._receipt_paths()), default=0)
-        following = self.model_path / f"exemplars.next-{number:04d}"
-        store.save_pretrained(following)
-        flush_tree(following)
-        self.receipts_path.mkdir(exist_ok=True)
-        flush_folder(self.path)
-        receipt_path = self.receipts_path / f"{number:04d}.json"
-        write_text(receipt_path, receipt.to_json())
-        self._recover()
-        return receipt_path
 
-    def _interrupted_deletion(self) -> bool:
-        return any(path.name != "exemplars" for path in self.model_path.glob("exemplars*"))
-
-    def _recover(self) -> None:
-        """Finish deletions that have their receipt, undo those that have not."""
-        current, previous = self.model_path / "exemplars", self.model_path / "exemplars.previous"
-        for following in sorted(self.model_path.glob("exemplars.next-*")):
-            number = following.name.removeprefix("exemplars.next-")
-            if not (self.receipts_path / f"{number}.json").exists():
-                shutil.rmtree(following)
-                continue
-            if current.exists():
-                shutil.rmtree(previous, ignore_errors=True)
-                current.rename(previous)
-            following.rename(current)
-            flush_folder(self.model_path)
-        shutil.rmtree(previous, ignore_errors=True)
+def _read_ids(path: Path) -> np.ndarray:
+    """Read one hexadecimal id per line; a missing file holds none."""
+    return ids_from_hex(path.read_text(encoding="utf-8").split() if path.exists() else [])

@@ -91,7 +91,7 @@ class Shop:
         shutil.copytree(shop.fresh, shop.evaluated)
         works("evaluate", shop.evaluated)
         shutil.copytree(shop.evaluated, shop.deleted)
-        works("forget", shop.deleted, "--class", "3")
+        works("forget", shop.deleted, "--class", "3", "--keep-comparison")
         works("train", *tiny(), "--out", shop.oracle, "--without", shop.deleted)
         works("train", *tiny("digits_ddpm.yaml"), "--out", shop.plain)
         return shop

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import tiny, works
 
 from gen_unlearn.data import IndexedImages, Split, load_digits_images, stratified_split
 from gen_unlearn.exemplars import ExemplarStore
@@ -75,3 +77,12 @@ def tiny_pipeline(
     pipeline = SemiParametricDDPMPipeline(tiny_unet, build_sampler("ddim", NoiseConfig().build()), tiny_store)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@pytest.fixture(scope="session")
+def run_without_threes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the handwritten digits from which class 3 was deleted; tests change copies of it only."""
+    run = tmp_path_factory.mktemp("without-threes") / "run"
+    works("train", *tiny(), "--out", run)
+    works("forget", run, "--class", "3")
+    return run

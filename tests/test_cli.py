@@ -19,7 +19,8 @@ from gen_unlearn.repro import ids_to_hex
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.training.batches import DiffusionBatch, DiffusionBatches
 
-VERBS = ["demo", "train", "forget", "sample", "evaluate", "report", "info"]
+VERBS = ["demo", "train", "forget", "add", "verify", "sample", "evaluate", "report", "info"]
+READS_ONLY = {"info": ["--json"], "verify": ["--json"]}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -70,9 +71,10 @@ def test_every_way_to_ask_for_deletion(run: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(f"# two of them\nid\n{held[2]}\n{held[3].upper()}\n")
     assert works("forget", run, "--list", tmp_path / "list.txt", "--id", held[3])["removed"] == 2
     before = tree(run)
-    preview = works("forget", run, "--class", "6", "--id", held[4], "--dry-run")["would_remove"]
+    asked = ["--class", "6", "--id", held[4]]
+    preview = works("forget", run, *asked, "--dry-run", "--out", tmp_path / "preview")["would_remove"]
     assert tree(run) == before
-    done = works("forget", run, "--class", "6", "--id", held[4])
+    done = works("forget", run, *asked)
     assert done["removed_per_class"] == preview
     assert works("info", run)["deletions"] == 5
     assert sorted(path.name for path in (run / "receipts").iterdir()) == [f"000{n}.json" for n in range(1, 6)]
@@ -97,7 +99,7 @@ def test_help_names_the_verb_and_its_options(verb: str) -> None:
     result = run_command(*filter(None, [verb, "--help"]))
     assert result.exit_code == 0
     assert "Usage:" in result.stdout
-    expected = {"": VERBS, "info": ["--json"]}.get(verb, ["--json", "--dry-run"])
+    expected = {"": VERBS, **READS_ONLY}.get(verb, ["--json", "--dry-run"])
     assert all(word in result.stdout for word in expected)
 
 
@@ -199,14 +201,14 @@ def test_a_folder_of_pictures(pictures: Path, tmp_path: Path) -> None:
     works("train", *tiny(), *source, "--set", "training.batch_size=12", "--out", run)
     assert works("info", run)["image_shape"] == [16, 16, 3]
     assert works("evaluate", run)["accuracy_per_class"]["before"].keys() == {"cats & dogs", "fish", "zebra"}
-    held = [path for path in sorted((pictures / "fish").iterdir()) if can_be_asked(run, path)]
+    held = [path for path in sorted((pictures / "fish").iterdir()) if can_be_asked(run, path, tmp_path)]
     assert len(held) == 9, "the rest is held out"
     assert works("forget", run, "--image", held[0])["removed_per_class"] == {"fish": 1}
     (tmp_path / "asked").mkdir()
     for path in held[1:3]:
         shutil.copy(path, tmp_path / "asked")
     assert works("forget", run, "--image", tmp_path / "asked")["removed"] == 2
-    assert "not in the data" in refused("forget", run, "--image", held[0])
+    assert "are deleted before" in refused("forget", run, "--image", held[0])
     assert works("forget", run, "--class", "0")["removed_per_class"] == {"cats & dogs": 9}, "by index"
     works("evaluate", run)
     works("report", run)
@@ -214,5 +216,6 @@ def test_a_folder_of_pictures(pictures: Path, tmp_path: Path) -> None:
     assert works("sample", run, "--class", "fish", "--out", tmp_path / "new", "--count", 1)["images"] == 1
 
 
-def can_be_asked(run: Path, picture: Path) -> bool:
-    return run_command("forget", run, "--image", picture, "--dry-run").exit_code == 0
+def can_be_asked(run: Path, picture: Path, folder: Path) -> bool:
+    preview = run_command("forget", run, "--image", picture, "--dry-run", "--out", folder / "preview")
+    return preview.exit_code == 0

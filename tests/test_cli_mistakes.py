@@ -26,7 +26,7 @@ def unchanged(shop: Shop, tmp_path: Path) -> Iterator[None]:
 WRONG = {
     "forget {fresh}": "nothing is asked for",
     "forget {fresh} --class eleven": "'eleven'",
-    "forget {fresh} --id " + "0" * 32: "1 of 1 ids are not in the data: 0000",
+    "forget {fresh} --id " + "0" * 32: "1 of 1 are not among the exemplars: 0000",
     "forget {fresh} --id xyz": "32 hexadecimal digits",
     "forget {fresh} --fraction 1.5": "1.5",
     "forget {fresh} --fraction lots": "'--fraction'",
@@ -63,8 +63,16 @@ WRONG = {
     "train {tiny} --out {tmp}/new --set data.source={tmp}/gone --set data.image_size=8": "gone",
     "train {tiny} --out {fresh} --set seed=1": "holds another run",
     "train {tiny} --out {tmp}/new --without {fresh}": "nothing was deleted from",
-    "train {tiny} --out {tmp}/new --without {fresh}/recipe.yaml": "is not a deletion receipt",
+    "train {tiny} --out {tmp}/new --without {fresh}/recipe.yaml": "holds no run",
+    "train {tiny} --out {tmp}/new --without {deleted}/receipts/0009.json": "has no receipt 0009.json",
 }
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_receipt_that_is_in_no_run_is_named(tmp_path: Path) -> None:
+    assert "holds no run" in refused(
+        "train", *tiny(), "--out", tmp_path / "new", "--without", "/no-such-file"
+    )
 
 
 @pytest.mark.parametrize(("command", "expected"), WRONG.items(), ids=WRONG)

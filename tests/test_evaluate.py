@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from command_line import TINY_OVERRIDES
 from PIL import Image
 
 from gen_unlearn.commands.evaluate import evaluate
-from gen_unlearn.commands.forget import ForgetRequest, forget
+from gen_unlearn.commands.forget import forget
 from gen_unlearn.commands.measures import (
     Deletion,
     Evidence,
@@ -24,7 +25,8 @@ from gen_unlearn.commands.measures import (
     measure_quality,
     stratified_order,
 )
-from gen_unlearn.commands.train import read_forget_sets, train
+from gen_unlearn.commands.requests import ForgetRequest
+from gen_unlearn.commands.train import deleted_from, train
 from gen_unlearn.config import RunConfig, load_config
 from gen_unlearn.data import IndexedImages, Split
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
@@ -48,6 +50,11 @@ def as_samples(data: IndexedImages) -> SampleSet:
 
 def by_name(measures: list[Measure]) -> dict[str, Measure]:
     return {measure.name: measure for measure in measures}
+
+
+def delete(run: RunFolder, **asked: Any) -> None:
+    """Delete as the command does, keeping what compares before and after."""
+    forget(run, ForgetRequest(**asked).resolve(run).forget_set, keep_comparison=True)
 
 
 def sample_times(run: RunFolder) -> dict[str, int]:
@@ -167,8 +174,8 @@ def test_evaluation_keeps_and_reuses_what_it_made(run: RunFolder) -> None:
 
 def test_the_whole_comparison(run: RunFolder, tmp_path: Path) -> None:
     before = evaluate(run)
-    forget(run, ForgetRequest(classes=("3",)))
-    oracle = train(run.config, tmp_path / "oracle", read_forget_sets([run.path]))
+    delete(run, classes=("3",))
+    oracle = train(run.config, tmp_path / "oracle", *deleted_from([run.path]))
     oracle_files = set(oracle.path.rglob("*"))
     card = evaluate(run, oracle)
     assert card.notes == ()
@@ -187,13 +194,13 @@ def test_the_whole_comparison(run: RunFolder, tmp_path: Path) -> None:
     assert evaluate(run, oracle) == card
     assert sample_times(run) == times
 
-    forget(oracle, ForgetRequest(classes=("4",)))
+    delete(oracle, classes=("4",))
     with pytest.raises(ValueError, match="oracle"):
         evaluate(run, oracle)
 
 
 def test_says_what_could_not_be_compared(run: RunFolder) -> None:
-    forget(run, ForgetRequest(fraction=0.1))
+    delete(run, fraction=0.1)
     card = evaluate(run)
     assert list(card.samples) == ["after"]
     assert any("run evaluate before forget" in note for note in card.notes)
@@ -204,14 +211,14 @@ def test_says_what_could_not_be_compared(run: RunFolder) -> None:
 def test_refuses_an_oracle_of_something_else(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing was deleted from"):
         evaluate(run, run)
-    forget(run, ForgetRequest(classes=("3",)))
-    deleted = read_forget_sets([run.path])
+    delete(run, classes=("3",))
+    deleted, _ = deleted_from([run.path])
     with pytest.raises(ValueError, match="was not trained without exactly what was deleted"):
         evaluate(run, run)
     with pytest.raises(ValueError, match="another recipe"):
         evaluate(run, train(recipe("seed=1"), tmp_path / "other", deleted))
     oracle = train(run.config, tmp_path / "oracle", deleted)
-    forget(run, ForgetRequest(classes=("4",)))
+    delete(run, classes=("4",))
     with pytest.raises(ValueError, match="was not trained without exactly what was deleted"):
         evaluate(run, oracle)
     assert not run.scorecard_path.exists()
@@ -239,7 +246,7 @@ def test_a_class_that_left_the_source_moves_no_label(tmp_path: Path) -> None:
     source = (f"data.source={tmp_path / 'images'}", "data.image_size=8", "data.channels=1")
     run = train(recipe(*source, "evaluation.judge.epochs=10", "training.batch_size=12"), tmp_path / "run")
     assert evaluate(run).measures[1].floor == 1, "the judge tells dark from bright"
-    forget(run, ForgetRequest(classes=("ant",)))
+    delete(run, classes=("ant",))
     shutil.rmtree(tmp_path / "images" / "ant")
     card = evaluate(run)
     assert set(card.accuracy_per_class["after"]) == {"bee", "cat"}

@@ -14,9 +14,12 @@ from diffusers import UNet2DModel
 
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.evaluate import evaluate
-from gen_unlearn.commands.forget import ForgetRequest, forget
+from gen_unlearn.commands.forget import forget
 from gen_unlearn.commands.report import load_states, write_report
-from gen_unlearn.commands.train import read_forget_sets, train
+from gen_unlearn.commands.requests import ForgetRequest
+from gen_unlearn.commands.residue import audit
+from gen_unlearn.commands.train import deleted_from, train
+from gen_unlearn.commands.verify import failures, verify
 from gen_unlearn.config import RunConfig, load_config
 from gen_unlearn.metrics.cost import sampling_overhead
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
@@ -39,7 +42,7 @@ def demo_config(overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def run_demo(config: RunConfig, out: Path) -> dict[str, Any]:
-    """Train, delete a class and some single images, retrain, evaluate, and report.
+    """Train, delete a class and some single images, retrain, evaluate, report and verify.
 
     Each stage that is complete is found again when the demo is run into the same folder, so an interrupted
     demo continues.
@@ -51,25 +54,32 @@ def run_demo(config: RunConfig, out: Path) -> dict[str, Any]:
     Returns:
         The summary, which is also written to ``summary.json``.
     """
-    _say("1/6  train a semi-parametric generator on real handwritten digits")
+    _say("1/7  train a semi-parametric generator on real handwritten digits")
     run = train(config, out / "run", description="train")
     if not run.receipts():
-        _say("2/6  judge it before the deletion")
+        _say("2/7  judge it before the deletion")
         evaluate(run)
-    _say(f"3/6  delete class {FORGOTTEN_CLASS} and {SINGLE_IMAGES} single images of other classes")
+    _say(f"3/7  delete class {FORGOTTEN_CLASS} and {SINGLE_IMAGES} single images of other classes")
     for request in _requests(run)[len(run.receipts()) :]:
-        receipt, _ = forget(run, request)
+        receipt, _ = forget(run, request.resolve(run).forget_set, keep_comparison=True)
         _say(str(receipt))
-    _say("4/6  retrain from scratch without them: the oracle")
-    oracle = train(config, out / "oracle", read_forget_sets([run.path]), description="train oracle")
-    _say("5/6  judge it after the deletion, against the oracle")
+    _say("4/7  retrain from scratch without them: the oracle")
+    oracle = train(config, out / "oracle", *deleted_from([run.path]), description="train oracle")
+    _say("5/7  judge it after the deletion, against the oracle")
     card = evaluate(run, oracle)
     card = replace(card, measures=(*card.measures, _overhead(run)))
     write_text(run.scorecard_path, card.to_json())
-    _say("6/6  write the report")
-    write_report(run, out / "report.html")
+    _say("6/7  write the report")
+    write_report(run, out / "report.html", show_deleted=True)
     comparison_picture(load_states(run, card), run.manifest.class_names).save(out / "samples.png")
-    summary = summarise(run, card)
+    _say("7/7  verify the ledger and the state, and search every file of the run for what was deleted")
+    checks, residue = verify(run), audit(run)
+    _say("\n".join([*map(str, checks), *residue.lines()]))
+    summary = summarise(run, card) | {
+        "verified": not failures(checks),
+        "checks": [asdict(check) for check in checks],
+        "residue": residue.facts(),
+    }
     write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 

@@ -50,7 +50,8 @@ def evaluate(run: RunFolder, oracle: RunFolder | None = None) -> Scorecard:
     samples = {state: SampleSet.from_file(path) for state, path in files.items()}
     oracle_again = samples.pop("oracle_again", None)
     evidence = Evidence(samples, oracle_again, find_deletion(run, split.train), split.test)
-    if run.manifest.without is None and run.manifest.data_digest != split.train.digest:
+    trained_on = run.key.seal("data", run.split_core(split.train).digest)
+    if run.manifest.without is None and run.manifest.data_digest != trained_on:
         notes.append("The source no longer holds the images that this run was trained on.")
     card = Scorecard(
         measures=(
@@ -74,11 +75,11 @@ def evaluate(run: RunFolder, oracle: RunFolder | None = None) -> Scorecard:
 def _require_matching_oracle(run: RunFolder, oracle: RunFolder) -> None:
     """Refuse an oracle that was not trained on exactly what is retained, by the same recipe."""
     forgotten = run.forgotten()
-    if forgotten is None:
+    if not len(forgotten):
         raise ValueError(f"nothing was deleted from {run.path}, so it has no oracle; leave --oracle out")
     if oracle.manifest.recipe_digest != run.manifest.recipe_digest:
         raise ValueError(f"{oracle.path} was trained from another recipe than {run.path}")
-    if oracle.manifest.without != forgotten.digest or oracle.receipts():
+    if oracle.manifest.without != forgotten.digest or len(oracle.ledger.lines) > 1:
         raise ValueError(
             f"{oracle.path} was not trained without exactly what was deleted from {run.path}; "
             f"train it with: gen-unlearn train --config {run.recipe_path} --without {run.path} --out DIR"
@@ -88,7 +89,8 @@ def _require_matching_oracle(run: RunFolder, oracle: RunFolder) -> None:
 def find_judge(run: RunFolder, train: IndexedImages) -> Judge:
     """Load the run's judge, training it on the training split the first time."""
     config, seed = run.config.evaluation.judge, run.config.evaluation.judge_seed
-    folder = run.metrics_path / f"judge-{digest_json([asdict(config), seed, train.digest])[:12]}"
+    made_from = run.key.seal("judge", digest_json([asdict(config), seed, train.digest]))
+    folder = run.metrics_path / f"judge-{made_from[:12]}"
     device = PartialState().device
     if not folder.exists():
         model = train_judge(train.all_images(), train.labels, len(train.class_names), config, seed, device)
@@ -116,8 +118,7 @@ def _sample_states(run: RunFolder, oracle: RunFolder | None) -> tuple[dict[str, 
     receipts = run.receipts()
     if not receipts:
         return {"before": _sample(run, plan, run.samples_path, "sample before")}, notes
-    weights = run.state_digest().split("-")[0]
-    before = plan.path(run.samples_path, f"{weights}-{receipts[0].digest_before[:16]}")
+    before = plan.path(run.samples_path, run.first_state_digest())
     if before.exists():
         files["before"] = before
     else:
@@ -147,7 +148,7 @@ def find_deletion(run: RunFolder, train: IndexedImages) -> Deletion:
     left = set(run.load_exemplars().labels.tolist()) if run.is_semi_parametric else set(every)
     retained = tuple(label for label in every if label in left)
     forgotten = run.forgotten()
-    if forgotten is None:
+    if not len(forgotten):
         return Deletion((), retained, train.select(np.empty(0, dtype=np.int64)), train)
     names = {name for receipt in run.receipts() for name in receipt.removed_per_class}
     classes = tuple(

@@ -2,81 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
-from gen_unlearn.forget import Catalogue, ForgetSet
-from gen_unlearn.pipelines.semiparametric import JOINT_CORE_ARTEFACT
-from gen_unlearn.receipts import DeletionReceipt
+from gen_unlearn.changes import LOCK_SECONDS
+from gen_unlearn.commands.derived import remaining, removable
+from gen_unlearn.exemplar_changes import StoreChange, stage_deletion
+from gen_unlearn.exemplar_folder import ExemplarFolder
+from gen_unlearn.forget import ForgetSet
+from gen_unlearn.receipts import CORE_PROMISES, DeletionReceipt
+from gen_unlearn.repro import ids_to_hex, software_versions
 from gen_unlearn.runs import RunFolder
+from gen_unlearn.shards import sha256
 
 
-@dataclass(frozen=True)
-class ForgetRequest:
-    """What a person asks to be forgotten; everything named is deleted together.
+def forget(
+    run: RunFolder, request: ForgetSet, keep_comparison: bool = False, wait: float = LOCK_SECONDS
+) -> tuple[DeletionReceipt, Path]:
+    """Delete exemplars of a run, on disk, and file a receipt; return it, not sealed, with the sealed file.
 
-    Attributes:
-        classes: names or indices of classes.
-        images: image files, or folders of them.
-        ids: hexadecimal sample ids.
-        lists: text or CSV files of ids or image files.
-        fraction: random share of all images, in (0, 1].
-        seed: seed of that choice.
-        reason: kept in the receipt; made up from the rest when empty.
+    Neither the network nor the other exemplars are loaded. What was derived from the images and can be made
+    again is removed too.
+
+    Args:
+        run: the run.
+        request: what to delete.
+        keep_comparison: keep samples and judge, to compare the model before and after.
+        wait: seconds to wait for another change of the run.
+
+    Raises:
+        ValueError: an image is not among the exemplars, or another process is changing the run.
     """
-
-    classes: Sequence[str] = ()
-    images: Sequence[Path] = ()
-    ids: Sequence[str] = ()
-    lists: Sequence[Path] = ()
-    fraction: float | None = None
-    seed: int = 0
-    reason: str = ""
-
-    def resolve(self, catalogue: Catalogue) -> ForgetSet:
-        """Find what is asked for among the images of `catalogue`.
-
-        Raises:
-            ValueError: nothing is asked for, or something that is not there.
-        """
-        parts: list[ForgetSet] = []
-        if self.classes:
-            parts.append(ForgetSet.from_classes(catalogue, self.classes, f"class {', '.join(self.classes)}"))
-        if self.images:
-            parts.append(ForgetSet.from_images(catalogue, self.images, f"{len(self.images)} image files"))
-        if self.ids:
-            parts.append(ForgetSet.from_ids(catalogue, self.ids, f"{len(self.ids)} ids"))
-        parts += [ForgetSet.from_file(catalogue, path, f"list {path.name}") for path in self.lists]
-        if self.fraction is not None:
-            chosen = f"random share {self.fraction:g}, seed {self.seed}"
-            parts.append(ForgetSet.from_fraction(catalogue, self.fraction, self.seed, reason=chosen))
-        if not parts:
-            raise ValueError("nothing is asked for; name a class, an image, an id, a list or a fraction")
-        union = parts[0]
-        for part in parts[1:]:
-            union = union.union(part)
-        reason = self.reason or " and ".join(part.reason for part in parts)
-        return ForgetSet(union.ids, reason)
+    with run.change.prepared(wait) as staging:
+        started = time.perf_counter()
+        folder, ledger = run.exemplar_folder(), run.ledger
+        run.require_own_state(folder, ledger)
+        change = stage_deletion(folder, request.ids, staging)
+        purged = removable(run, keep_comparison)
+        receipt = _receipt(run, request, folder, change, purged, time.perf_counter() - started)
+        name = f"{len(ledger.lines):04d}.json"
+        text = receipt.sealed(run.key).to_json()
+        entry = ledger.following(
+            "deleted",
+            change.digest,
+            images=receipt.removed,
+            remaining=receipt.remaining,
+            level=receipt.level,
+            receipt=name,
+            receipt_sum=sha256(text.encode()),
+            tombstones=tuple(sorted(run.key.tombstones(request.ids))),
+        )
+        run.change.commit(change, entry, ledger.size, text, purged)
+    return receipt, run.receipts_path / name
 
 
-def forget(run: RunFolder, request: ForgetRequest) -> tuple[DeletionReceipt, Path]:
-    """Delete from the exemplars of a run, on disk, and file a receipt; return it with its file.
-
-    The network is not loaded: only the exemplar store changes.
-    """
-    store = run.load_exemplars()
-    receipt = store.delete(request.resolve(store))
-    receipt = replace(receipt, artefact=JOINT_CORE_ARTEFACT, level="exemplar-only")
-    return receipt, run.commit_deletion(store, receipt)
-
-
-def preview(run: RunFolder, request: ForgetRequest) -> dict[str, int]:
-    """Count by class name what `forget` would delete; nothing changes."""
-    store = run.load_exemplars()
-    leaving = store.labels[request.resolve(store).mask(store.ids)]
-    return {
-        name: int((leaving == label).sum())
-        for label, name in enumerate(store.class_names)
-        if label in leaving
-    }
+def _receipt(
+    run: RunFolder,
+    request: ForgetSet,
+    folder: ExemplarFolder,
+    change: StoreChange,
+    purged: tuple[str, ...],
+    seconds: float,
+) -> DeletionReceipt:
+    artefact, level = CORE_PROMISES[run.config.core.mode]
+    names = folder.class_names
+    return DeletionReceipt(
+        artefact=artefact,
+        level=level,
+        reason=request.reason,
+        ids=tuple(ids_to_hex(request.ids)),
+        forget_digest=request.digest,
+        removed=sum(change.changed_per_label.values()),
+        removed_per_class={names[label]: count for label, count in change.changed_per_label.items()},
+        remaining=change.count,
+        digest_before=folder.digest,
+        digest_after=change.digest,
+        seconds=seconds,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=software_versions(),
+        purged=purged,
+        left=remaining(run, purged),
+    )

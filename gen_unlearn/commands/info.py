@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gen_unlearn.receipts import CORE_PROMISES
 from gen_unlearn.repro import software_versions
 from gen_unlearn.runs import RunFolder
 
@@ -35,12 +36,15 @@ def describe_run(path: Path) -> dict[str, Any]:
         "seconds_train": round(manifest.training.seconds, 1),
     }
     if run.is_semi_parametric:
-        store = run.load_exemplars()
+        store = run.exemplar_folder()
+        facts["core"] = run.config.core.mode
+        facts["level"] = CORE_PROMISES[run.config.core.mode][1]
         counts = np.bincount(store.labels, minlength=len(store.class_names))
         facts["exemplars"] = len(store)
         facts["exemplars_per_class"] = dict(zip(store.class_names, counts.tolist(), strict=True))
     receipts = run.receipts()
     facts["deletions"] = len(receipts)
     facts["deleted_images"] = sum(receipt.removed for receipt in receipts)
+    facts["ledger_head"] = run.ledger.head
     facts["evaluated"] = run.scorecard_path.exists()
     return facts

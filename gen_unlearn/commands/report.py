@@ -27,18 +27,18 @@ _CAPTIONS = {
 }
 
 
-def write_report(run: RunFolder, path: Path) -> None:
-    """Write the report of a run that was evaluated.
+def write_report(run: RunFolder, path: Path, show_deleted: bool = False) -> None:
+    """Write the report of a run that was evaluated; it shows deleted images only if asked to.
 
     Raises:
         ValueError: the run was not evaluated, or was changed since.
     """
-    content = collect(run)
+    content = collect(run, show_deleted)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, render_report(content))
 
 
-def collect(run: RunFolder) -> ReportContent:
+def collect(run: RunFolder, show_deleted: bool) -> ReportContent:
     """Collect the content of a run's report from its scorecard, samples and receipts."""
     if not run.scorecard_path.exists():
         raise ValueError(f"{run.path} was not evaluated yet; run: gen-unlearn evaluate {run.path}")
@@ -52,7 +52,7 @@ def collect(run: RunFolder) -> ReportContent:
         title="Deletion from an image generator" if receipts else "An image generator",
         summary=_summary(run, card),
         states=tuple(_state_view(run, name, samples, deletion) for name, samples in states.items()),
-        deleted=_deleted_views(run, states, deletion) if receipts else (),
+        deleted=_deleted_views(run, states, deletion) if receipts and show_deleted else (),
         deleted_total=sum(receipt.removed for receipt in receipts),
         scorecard=card,
         receipts=receipts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from gen_unlearn.indexed_images import class_index
 from gen_unlearn.pipelines.loading import served_classes
-from gen_unlearn.pipelines.sampling import sample_images
+from gen_unlearn.pipelines.sampling import GeneratorPipeline, sample_images
 from gen_unlearn.report.images import save_grid
 from gen_unlearn.runs import RunFolder
 
@@ -37,14 +38,14 @@ class SampleRequest:
         if self.null and self.classes:
             raise ValueError("expected either classes or the null token, got both")
 
-    def resolve(self, run: RunFolder) -> list[int | None]:
+    def resolve(self, class_names: Sequence[str], pipeline: GeneratorPipeline) -> list[int | None]:
         """Return the labels to sample under."""
         if self.null:
             return [None]
         if self.classes:
-            labels = [class_index(run.manifest.class_names, name) for name in self.classes]
+            labels = [class_index(class_names, name) for name in self.classes]
             return list(dict.fromkeys(labels))
-        return list(served_classes(run.load_pipeline()))
+        return list(served_classes(pipeline))
 
 
 def sample(run: RunFolder, request: SampleRequest, out: Path) -> int:
@@ -55,9 +56,11 @@ def sample(run: RunFolder, request: SampleRequest, out: Path) -> int:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty folder; choose another --out")
-    labels = [label for label in request.resolve(run) for _ in range(request.count)]
+    pipeline = run.load_pipeline()
+    asked = request.resolve(run.manifest.class_names, pipeline)
+    labels = [label for label in asked for _ in range(request.count)]
     indices = [index for _ in range(len(labels) // request.count) for index in range(request.count)]
-    images = sample_images(run.load_pipeline(), labels, indices, run.config.sampling)
+    images = sample_images(pipeline, labels, indices, run.config.sampling)
     out.mkdir(parents=True, exist_ok=True)
     for image, label, index in zip(images, labels, indices, strict=True):
         name = _NULL_NAME if label is None else _file_name(run.manifest.class_names[label])

@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from gen_unlearn.config import RunConfig
-from gen_unlearn.data import IndexedImages, load_split
+from gen_unlearn.core import CoreSplit, split_core
+from gen_unlearn.data import IndexedImages, Split, load_split
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.manifest import RunManifest, TrainingRecord
@@ -23,9 +25,9 @@ from gen_unlearn.pipelines.denoising import build_sampler
 from gen_unlearn.pipelines.loading import weights_digest
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
-from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.repro import derive_seed
 from gen_unlearn.runs import RunFolder
+from gen_unlearn.sealing import RunKey, Tombstones
 from gen_unlearn.training.batches import (
     ClassConditioning,
     Conditioning,
@@ -37,7 +39,11 @@ from gen_unlearn.training.diffusion import train_diffusion
 
 
 def train(
-    config: RunConfig, out: Path, without: ForgetSet | None = None, description: str = "train"
+    config: RunConfig,
+    out: Path,
+    without: ForgetSet | Tombstones | None = None,
+    origin: RunFolder | None = None,
+    description: str = "train",
 ) -> RunFolder:
     """Train the generator that `config` describes into the folder `out`.
 
@@ -47,25 +53,28 @@ def train(
         config: the recipe.
         out: folder of the run.
         without: images to leave out of the training data: the result is the oracle of their deletion.
+        origin: run to take over what is held out and what is core from.
         description: shown before the progress bar.
     """
-    split = load_split(config.data)
-    data = split.train
+    split, parts = _load_data(config, [run for run in (RunFolder(out), origin) if run is not None])
+    if isinstance(without, ForgetSet):
+        without = Tombstones.of(without, RunKey.fresh())
     if without is not None:
-        data = data.without(without)
+        parts = _leave_out(parts, without)
     manifest = RunManifest(
         recipe_digest=config.digest,
-        data_digest=data.digest,
-        class_names=data.class_names,
-        image_shape=data.image_shape,
+        data_digest=parts.digest,
+        class_names=parts.core.class_names,
+        image_shape=parts.core.image_shape,
         without=None if without is None else without.digest,
     )
-    setup = _set_up(config, data, out)  # First, so that a recipe that cannot work leaves no folder behind.
+    setup = _set_up(config, parts, out)  # First, so that a recipe that cannot work leaves no folder behind.
     run = RunFolder.create(out, config, manifest, without)
-    run.keep_held_out(split.test)
+    run.keep_split(split.test, parts)
     if run.manifest.training is not None:
-        return run
-    checkpoints = CheckpointFolder(out / "checkpoints", f"{manifest.recipe_digest}-{manifest.data_digest}")
+        return RunFolder.open(out)
+    made_from = f"{manifest.recipe_digest}-{run.manifest.data_digest}"
+    checkpoints = CheckpointFolder(out / "checkpoints", made_from)
     progress = _fit(setup, config, checkpoints, description)
     record = TrainingRecord(
         seconds=progress.seconds,
@@ -79,17 +88,50 @@ def train(
     return run
 
 
+def _load_data(config: RunConfig, known: Sequence[RunFolder]) -> tuple[Split, CoreSplit]:
+    """Load and divide the data, as the first run did that has done so, if any of `known` has."""
+    remembers = next((run for run in known if run.held_out_path.exists()), None)
+    if remembers is None:
+        split = load_split(config.data)
+        return split, split_core(split.train, config.core)
+    split = remembers.split(config.data)
+    return split, remembers.split_core(split.train)
+
+
+def _leave_out(parts: CoreSplit, without: Tombstones) -> CoreSplit:
+    """Take images out of both parts.
+
+    Raises:
+        ValueError: an image is part of a public core, so that the run without it is another run altogether.
+    """
+    deletable = parts.deletable.select(np.flatnonzero(~without.mask(parts.deletable.ids)))
+    if parts.core is parts.deletable:
+        return CoreSplit(deletable, deletable)
+    if without.mask(parts.core.ids).any():
+        raise ValueError("expected to train without deletable images, got some of the public core")
+    return CoreSplit(parts.core, deletable)
+
+
 def fit(
     config: RunConfig,
     data: IndexedImages,
+    exemplars: IndexedImages | None = None,
     checkpoints: CheckpointFolder | None = None,
     description: str = "train",
 ) -> tuple[GeneratorPipeline, Progress]:
     """Fit a generator to `data`; return its pipeline, and the steps, seconds and loss it took.
 
     The result is a function of the recipe and of the images. Raises `TrainingInterruptedError` on Ctrl-C.
+
+    Args:
+        config: the recipe; its `core` section does not matter here.
+        data: what the weights are fit on.
+        exemplars: what the pipeline looks at afterwards, if that is something else.
+        checkpoints: where resume points go; `None` for none.
+        description: shown before the progress bar.
     """
-    setup = _set_up(config, data, None if checkpoints is None else checkpoints.path.parent)
+    parts = CoreSplit(data, data if exemplars is None else exemplars)
+    setup = _set_up(config, parts, None if checkpoints is None else checkpoints.path.parent)
     return setup.pipeline, _fit(setup, config, checkpoints, description)
 
 
@@ -102,8 +144,8 @@ class _Setup:
     accelerator: Accelerator
 
 
-def _set_up(config: RunConfig, data: IndexedImages, project: Path | None) -> _Setup:
-    training = config.training
+def _set_up(config: RunConfig, parts: CoreSplit, project: Path | None) -> _Setup:
+    training, data = config.training, parts.core
     AcceleratorState._reset_state()  # Each run has its own precision.
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision,
@@ -115,8 +157,8 @@ def _set_up(config: RunConfig, data: IndexedImages, project: Path | None) -> _Se
         raise ValueError(f"training runs in one process so far, got {accelerator.num_processes}")
     if config.model.kind == "semi-parametric" and 2 * training.batch_size > len(data):
         raise ValueError(
-            f"batch_size ({training.batch_size}) must be at most half of the {len(data)} training images: no "
-            f"image of a step serves as an exemplar in it"
+            f"batch_size ({training.batch_size}) must be at most half of the {len(data)} images that the "
+            f"weights are fit on: no image of a step serves as an exemplar in it"
         )
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(derive_seed(config.seed, "weights"))
@@ -125,9 +167,9 @@ def _set_up(config: RunConfig, data: IndexedImages, project: Path | None) -> _Se
     conditioning: Conditioning
     pipeline: GeneratorPipeline
     if isinstance(model, SemiParametricUNet2DModel):
-        store = ExemplarStore.from_images(data)
-        conditioning = _exemplar_conditioning(config, data, store, model)
-        pipeline = SemiParametricDDPMPipeline(model, sampler, store)
+        conditioning = _exemplar_conditioning(config, data, ExemplarStore.from_images(data), model)
+        store = ExemplarStore.from_images(parts.deletable)
+        pipeline = SemiParametricDDPMPipeline(model, sampler, store, config.core.mode)
     else:
         conditioning = ClassConditioning(
             data.labels, len(data.class_names), training.label_dropout, config.seed
@@ -181,17 +223,28 @@ def _exemplar_conditioning(
     )
 
 
-def read_forget_sets(paths: Sequence[Path]) -> ForgetSet | None:
-    """Read what to train without: receipts, or runs whose receipts all count."""
-    forget: ForgetSet | None = None
-    for path in paths:
-        found = sorted((path / "receipts").glob("*.json")) if path.is_dir() else [path]
-        if not found:
-            raise ValueError(f"nothing was deleted from {path}: it has no receipts")
-        for file in found:
-            receipt = DeletionReceipt.from_file(file).forget_set
-            forget = receipt if forget is None else forget.union(receipt)
-    return forget
+def deleted_from(paths: Sequence[Path]) -> tuple[Tombstones, RunFolder]:
+    """Return what was deleted from one run, by all of its receipts or by some, and the run.
+
+    Args:
+        paths: the run, or receipts in it.
+
+    Raises:
+        ValueError: nothing was deleted, or the receipts are not of one run.
+    """
+    runs = {path.resolve() if path.is_dir() else path.resolve().parent.parent for path in paths}
+    if len(runs) != 1:
+        raise ValueError(f"expected one run, or receipts of one, got {len(runs)} runs")
+    run = RunFolder.open(runs.pop())
+    names = {path.name for path in paths if not path.is_dir()}
+    entries = [entry for entry in run.ledger.entries if entry.kind == "deleted"]
+    chosen = [entry for entry in entries if entry.receipt in names or not names]
+    missing = names - {entry.receipt for entry in chosen}
+    if missing:
+        raise ValueError(f"{run.path} has no receipt {', '.join(sorted(missing))}")
+    if not chosen:
+        raise ValueError(f"nothing was deleted from {run.path}: it has no receipts")
+    return Tombstones(run.key, frozenset(mark for entry in chosen for mark in entry.tombstones)), run
 
 
 def describe(run: RunFolder) -> dict[str, Any]:

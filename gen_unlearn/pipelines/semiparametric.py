@@ -20,12 +20,9 @@ from gen_unlearn.models.fusion import NULL_GROUP, FusionContext, FusionPlan, pla
 from gen_unlearn.models.unet import SemiParametricUNet2DModel
 from gen_unlearn.pipelines.denoising import Generators, StepCallback, denoise
 from gen_unlearn.pipelines.output import OutputType, convert_samples
-from gen_unlearn.receipts import DeletionReceipt
+from gen_unlearn.receipts import CORE_PROMISES, DeletionReceipt
 
 OnEmptyClass = Literal["raise", "null"]
-
-JOINT_CORE_ARTEFACT = "exemplars of a semi-parametric generator"
-"""What a deletion changes when the network weights were trained on the deleted images too."""
 
 
 class SemiParametricDDPMPipeline(DiffusionPipeline):
@@ -35,6 +32,7 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
         unet: the denoiser.
         scheduler: any diffusers scheduler.
         exemplars: the images that the denoiser looks at. Without them every label is empty.
+        core: what the weights were fit on, see `gen_unlearn.core.CoreConfig`; decides the level of receipts.
     """
 
     _optional_components: ClassVar[list[str]] = ["exemplars"]
@@ -44,8 +42,12 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
         unet: SemiParametricUNet2DModel,
         scheduler: SchedulerMixin,
         exemplars: ExemplarStore | None = None,
+        core: str = "joint",
     ) -> None:
         super().__init__()
+        if core not in CORE_PROMISES:
+            raise ValueError(f"expected a core out of {', '.join(CORE_PROMISES)}, got {core!r}")
+        self.register_to_config(core=core)
         self.register_modules(unet=unet, scheduler=scheduler, exemplars=exemplars)
         self._bank: ExemplarBank | None = None
 
@@ -119,7 +121,7 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
         return len(self.exemplars.class_names) if self.exemplars is not None else 0
 
     def delete(self, forget: ForgetSet) -> DeletionReceipt:
-        """Delete images from the exemplars; the promise is ``exemplar-only``, as the weights saw them.
+        """Delete images from the exemplars; `core` decides the level of the receipt.
 
         Raises:
             ValueError: the pipeline holds no exemplars, or not all of these; nothing is deleted.
@@ -130,7 +132,8 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
             )
         receipt = self.exemplars.delete(forget)
         self._bank = None if self._bank is None else self._bank.restrict(self.exemplars)
-        return replace(receipt, artefact=JOINT_CORE_ARTEFACT, level="exemplar-only")
+        artefact, level = CORE_PROMISES[self.config.core]
+        return replace(receipt, artefact=artefact, level=level)
 
     def save_pretrained(
         self,
@@ -156,7 +159,7 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
                 f"replace them, or save to another folder"
             )
         exemplars = self.exemplars if include_exemplars else None
-        saved = SemiParametricDDPMPipeline(self.unet, self.scheduler, exemplars)
+        saved = SemiParametricDDPMPipeline(self.unet, self.scheduler, exemplars, self.config.core)
         super(SemiParametricDDPMPipeline, saved).save_pretrained(
             save_directory, safe_serialization=safe_serialization, variant=variant
         )

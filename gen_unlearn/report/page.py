@@ -9,27 +9,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gen_unlearn.metrics.scorecard import Scorecard
-from gen_unlearn.receipts import PROMISES, DeletionReceipt, Level
+from gen_unlearn.receipts import NOT_COVERED, OUTSIDE, PROMISES, DeletionReceipt, Level
 from gen_unlearn.report import numbers, plots
 from gen_unlearn.report.images import Picture, page_picture
 from gen_unlearn.repro import software_versions
-
-NOT_COVERED: dict[Level, str] = {
-    "bit-exact": "nothing is left out inside the artefact; verifying with replay fits it again and compares",
-    "distributional": "equal bytes: the promise rests on how the artefact is built, not on comparing digests",
-    "influence-free": "equality with a model retrained without the images, in bytes or in quality",
-    "exemplar-only": (
-        "the network weights, which this deletion did not change: they may still carry traces of the images"
-    ),
-    "approximate": "a guarantee: traces of the images may be left in the weights, and can only be estimated",
-}
-"""What each level does not promise, for a reader who knows nothing of the method."""
-
-OUTSIDE = (
-    "No level reaches beyond the artefact named in the receipt: the source files, backups, earlier copies of "
-    "the model, the judge and the samples that an evaluation keeps in the run folder, and images that were "
-    "generated or handed on before the deletion have to be dealt with on their own."
-)
 
 _MANY_CLASSES = 40
 """From more classes than this on, the table of accuracies is folded."""

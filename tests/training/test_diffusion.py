@@ -61,7 +61,7 @@ def recipe(*overrides: str, base: str = "digits_spm.yaml") -> RunConfig:
 
 def trained(config: RunConfig, data: IndexedImages, folder: Path | None = None) -> dict[str, Tensor]:
     checkpoints = None if folder is None else CheckpointFolder(folder, config.digest)
-    pipeline, progress = fit(config, data, checkpoints)
+    pipeline, progress = fit(config, data, checkpoints=checkpoints)
     assert math.isfinite(progress.loss)
     return pipeline.unet.state_dict()
 
@@ -140,7 +140,7 @@ def test_an_interruption_in_the_last_step_leaves_a_loss(data: IndexedImages, tmp
     config = recipe()
     with interrupted(9), pytest.raises(TrainingInterruptedError):
         trained(config, data, tmp_path)
-    _, progress = fit(config, data, CheckpointFolder(tmp_path, config.digest))
+    _, progress = fit(config, data, checkpoints=CheckpointFolder(tmp_path, config.digest))
     assert math.isfinite(progress.loss)
 
 
@@ -148,7 +148,7 @@ def test_keeps_as_many_as_asked_and_refuses_those_of_another_recipe(
     data: IndexedImages, tmp_path: Path
 ) -> None:
     config = recipe("training.checkpoint_images=24")
-    fit(config, data, CheckpointFolder(tmp_path, config.digest, keep=2))
+    fit(config, data, checkpoints=CheckpointFolder(tmp_path, config.digest, keep=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000009", "step-00000010"]
     with pytest.raises(ValueError, match=r"step-00000010 belongs to another recipe"):
         trained(recipe("seed=1"), data, tmp_path)

@@ -1,0 +1,164 @@
+"""The verbs that change the exemplars of a run, and the one that verifies it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gen_unlearn.cli_base import (
+    DryRunOption,
+    JsonOption,
+    RunArgument,
+    WaitOption,
+    app,
+    open_run,
+    reports_errors,
+    show,
+)
+
+
+@app.command()
+@reports_errors
+def forget(
+    run: RunArgument,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Name or index of a class. Repeatable.")
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--image", help="Image file, a copy of it, or a folder of them. Repeatable."),
+    ] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Sample id. Repeatable.")] = None,
+    lists: Annotated[
+        list[Path] | None, typer.Option("--list", help="Text or CSV file of ids or image files. Repeatable.")
+    ] = None,
+    like: Annotated[
+        list[Path] | None, typer.Option("--like", help="Image file: everything like it. Repeatable.")
+    ] = None,
+    fraction: Annotated[float | None, typer.Option(help="Random share of all images.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random share.")] = 0,
+    near_duplicates: Annotated[
+        float | None,
+        typer.Option(
+            "--near-duplicates",
+            metavar="SIMILARITY",
+            help="Also what is so similar to a requested image, up to 1.",
+        ),
+    ] = None,
+    skip_unknown: Annotated[
+        bool, typer.Option("--skip-unknown", help="Leave out what is not there instead of refusing.")
+    ] = False,
+    keep_comparison: Annotated[
+        bool,
+        typer.Option("--keep-comparison", help="Keep samples and judge, to evaluate before against after."),
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Kept in the receipt.")] = "",
+    wait: WaitOption = 30.0,
+    out: Annotated[
+        Path, typer.Option("--out", help="With --dry-run: folder for table.csv and contact_sheet.png.")
+    ] = Path("forget-preview"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Delete nothing; show what would go, and write it to --out.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete images from a run, and write a receipt."""
+    from dataclasses import asdict
+
+    from gen_unlearn.commands.forget import forget as forget_images
+    from gen_unlearn.commands.preview import summary, write_preview
+    from gen_unlearn.commands.requests import ForgetRequest
+
+    request = ForgetRequest(
+        classes or (),
+        images or (),
+        ids or (),
+        lists or (),
+        like or (),
+        fraction,
+        seed,
+        near_duplicates,
+        skip_unknown,
+        reason,
+    )
+    folder = open_run(run)
+    selection = request.resolve(folder)
+    if dry_run:
+        files = [str(path) for path in write_preview(folder, selection, out)]
+        text = f"{summary(selection)}\nwrote   {', '.join(files)}"
+        facts = {"would_remove": selection.count_by_class(), "files": files}
+        show(text, facts | {"notes": list(selection.notes)}, as_json)
+        return
+    receipt, path = forget_images(folder, selection.forget_set, keep_comparison, wait)
+    text = "\n".join(
+        [str(receipt), f"receipt     {path}", *(f"note        {note}" for note in selection.notes)]
+    )
+    show(text, asdict(receipt) | {"receipt": str(path), "notes": list(selection.notes)}, as_json)
+
+
+@app.command()
+@reports_errors
+def add(
+    run: RunArgument,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Image file, or folder of them.")],
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Class of all; by default the sub-folders tell.")
+    ] = None,
+    wait: WaitOption = 30.0,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add exemplars to a run, without training."""
+    from gen_unlearn.commands.add import add as add_images
+    from gen_unlearn.commands.add import read_new_images
+
+    folder = open_run(run)
+    data = read_new_images(folder, images, class_name)
+    if dry_run:
+        show(f"would add up to {len(data)} images to {run}", {"would_add": len(data)}, as_json)
+        return
+    added = add_images(folder, data, wait)
+    known = len(data) - added
+    text = f"added {added} images to {run}" + (f"; {known} were there already" if known else "")
+    show(text, {"added": added, "already_there": known}, as_json)
+
+
+@app.command()
+@reports_errors
+def verify(
+    run: RunArgument,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Rebuild what the receipts promise, and compare every byte.")
+    ] = False,
+    residue: Annotated[
+        bool, typer.Option("--residue", help="Search every file of the run for what was deleted.")
+    ] = False,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--image", help="With --residue: deleted images that the source has no more."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check ledger, receipts and state of a run; exit with 1 if anything is wrong."""
+    from gen_unlearn.commands import verify as verification
+    from gen_unlearn.commands.residue import audit
+
+    folder = open_run(run)
+    checks = verification.verify(folder)
+    if replay and not verification.failures(checks):
+        checks += verification.replay(folder)
+    lines = [str(check) for check in checks]
+    facts: dict[str, object] = {
+        "checks": [{"name": check.name, "passed": check.passed, "said": check.said} for check in checks]
+    }
+    passed = not verification.failures(checks)
+    if residue:
+        found = audit(folder, images or ())
+        lines += found.lines()
+        facts["residue"] = found.facts()
+        passed = passed and found.clean
+    show("\n".join(lines), facts | {"passed": passed}, as_json)
+    if not passed:
+        raise typer.Exit(1)

@@ -1,0 +1,45 @@
+"""What programs leave in a run besides its state, and what of it may carry traces of deleted images."""
+
+from __future__ import annotations
+
+from gen_unlearn.runs import RunFolder
+
+_DERIVED = {
+    "checkpoints": "resume points of the training",
+    "gen_unlearn": "logs of the training",
+    "metrics": "the judge, which was trained on the training images, and the scorecard",
+    "report.html": "a report, which may show deleted images",
+    "samples": "images that were generated before the deletion",
+}
+_KEPT_FOR_COMPARISON = ("metrics", "samples")
+
+
+def removable(run: RunFolder, keep_comparison: bool) -> tuple[str, ...]:
+    """Return the names of what a deletion removes from the run besides the exemplars: it can be made again.
+
+    Args:
+        run: the run.
+        keep_comparison: spare samples and judge, which compare the model before and after.
+    """
+    kept = _KEPT_FOR_COMPARISON if keep_comparison else ()
+    return tuple(
+        name
+        for name in _besides_the_state(run)
+        if name.endswith(".unfinished") or (name in _DERIVED and name not in kept)
+    )
+
+
+def remaining(run: RunFolder, removed: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Say of everything that may carry traces of deleted images what it is, apart from what is removed."""
+    left = [
+        f"{name}: {_DERIVED.get(name, 'not a file of this program')}"
+        for name in _besides_the_state(run)
+        if name not in removed
+    ]
+    if run.config.core.mode == "joint":
+        left.insert(0, "model/unet: weights that were trained on the images")
+    return tuple(left)
+
+
+def _besides_the_state(run: RunFolder) -> list[str]:
+    return sorted(entry.name for entry in run.path.iterdir() if entry.name not in run.state_names)

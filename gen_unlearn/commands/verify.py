@@ -1,0 +1,208 @@
+"""Verify a run: its ledger and its state, whether it can be rebuilt, and whether anything deleted is left."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gen_unlearn.commands.train import fit
+from gen_unlearn.data import IndexedImages
+from gen_unlearn.exemplars import ExemplarStore
+from gen_unlearn.indexed_images import first_few
+from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
+from gen_unlearn.repro import digest_arrays, software_versions
+from gen_unlearn.runs import RunFolder
+from gen_unlearn.shards import sha256
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified.
+
+    Attributes:
+        name: what was checked.
+        problem: what is wrong; empty if nothing is.
+        detail: what was found.
+    """
+
+    name: str
+    problem: str = ""
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problem
+
+    @property
+    def said(self) -> str:
+        """What is wrong or, if nothing is, what was found."""
+        return self.problem or self.detail
+
+    def __str__(self) -> str:
+        return f"{'ok     ' if self.passed else 'FAILED '} {self.name}: {self.said}"
+
+
+def verify(run: RunFolder) -> list[Check]:
+    """Check the ledger, the receipts and every byte of the state against each other.
+
+    Derived files (samples, metrics, reports) belong to no state and are not checked.
+    """
+    with run.change.settled():
+        checks = [
+            _check("ledger", lambda: _ledger(run)),
+            _check("receipts", lambda: _receipts(run)),
+            _check("files that no deletion changes", lambda: _unchanging_files(run)),
+        ]
+        if run.is_semi_parametric:
+            checks.append(_check("exemplars", lambda: _exemplars(run)))
+        return checks
+
+
+def replay(run: RunFolder) -> list[Check]:
+    """Rebuild the pipeline from recipe, core and surviving exemplars, and compare every file's SHA-256.
+
+    The weights of a joint core are not rebuilt: they were fit on the deleted images too. Then only the
+    exemplars are.
+    """
+    if not run.is_semi_parametric:
+        raise ValueError(f"{run.path} has no exemplars: nothing was deleted from it that could be replayed")
+    checks = [_check("replay of the exemplars", lambda: _replay_exemplars(run))]
+    if run.config.core.mode == "public":
+        return [*checks, _check("replay of the whole pipeline", lambda: _replay_pipeline(run))]
+    skipped = "not done: the core is joint, so the weights were fit on the deleted images (exemplar-only)"
+    return [*checks, Check("replay of the weights", detail=skipped)]
+
+
+def _check(name: str, work: Callable[[], str]) -> Check:
+    """Do a check that returns what it found, and raises a ValueError or OSError for what is wrong."""
+    try:
+        return Check(name, detail=work())
+    except (ValueError, OSError, RecursionError) as error:
+        return Check(name, problem=" ".join(str(error).split()))
+
+
+def _ledger(run: RunFolder) -> str:
+    ledger = run.ledger
+    if run.ledger_path.stat().st_size != ledger.size:
+        raise ValueError(f"{run.ledger_path} ends in something that is no entry")
+    return f"{len(ledger.lines)} entries, head {ledger.head}"
+
+
+def _receipts(run: RunFolder) -> str:
+    names = set()
+    for entry in run.ledger.entries:
+        if entry.receipt is None:
+            continue
+        names.add(entry.receipt)
+        path = run.receipts_path / entry.receipt
+        if sha256(path.read_bytes()) != entry.receipt_sum:
+            raise ValueError(f"{path} was changed after it was filed")
+    present = {path.name for path in run.receipts_path.iterdir()} if run.receipts_path.exists() else set()
+    if present - names:
+        raise ValueError(f"not in the ledger: {first_few(sorted(present - names))}")
+    return f"{len(names)}, as the ledger says"
+
+
+def _unchanging_files(run: RunFolder) -> str:
+    expected = run.ledger.entries[0].files or {}
+    found = run.unchanging_files()
+    differing = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
+    if differing:
+        raise ValueError(f"changed, missing or new since the training: {first_few(differing)}")
+    return f"{len(found)} as they were after the training"
+
+
+def _exemplars(run: RunFolder) -> str:
+    folder, ledger = run.exemplar_folder(), run.ledger
+    folder.verify()
+    last = ledger.entries[-1]
+    if not last.describes(folder.digest, run.key) or last.remaining != len(folder):
+        raise ValueError("they are not in the state that the ledger's last entry describes")
+    deleted = int(ledger.tombstones.mask(folder.ids).sum())
+    if deleted:
+        raise ValueError(f"{deleted} of them were deleted and are back")
+    return f"{len(folder)}, every byte as listed, none of them deleted"
+
+
+def _replay_exemplars(run: RunFolder) -> str:
+    with tempfile.TemporaryDirectory() as scratch:
+        ExemplarStore.from_images(_surviving(run)).save_pretrained(scratch)
+        return _compare(Path(scratch), run.exemplars_path)
+
+
+def _replay_pipeline(run: RunFolder) -> str:
+    record = run.manifest.training
+    assert record is not None, "an opened run is trained"
+    core = run.split_core(run.load_split().train).core
+    if digest_arrays(np.sort(core.ids, axis=0)) != digest_arrays(np.sort(run.core_ids, axis=0)):
+        raise ValueError(
+            f"the source no longer has the whole core: {len(core)} of {len(run.core_ids)} images"
+        )
+    with _threads(record.threads), tempfile.TemporaryDirectory() as scratch:
+        pipeline, _ = fit(run.config, core, _surviving(run), description="replay")
+        assert isinstance(pipeline, SemiParametricDDPMPipeline)
+        pipeline.save_pretrained(scratch, include_exemplars=True)
+        try:
+            return _compare(Path(scratch), run.model_path)
+        except ValueError as error:
+            raise ValueError(f"{error}{_environment_change(run)}") from error
+
+
+def _surviving(run: RunFolder) -> IndexedImages:
+    """Return the exemplars as data, in an order of their own."""
+    store = run.load_exemplars()
+    names = ("",) * len(store)
+    data = IndexedImages(store.images, store.labels, store.ids, store.class_names, names)
+    return data.select(np.random.default_rng().permutation(len(data)))
+
+
+def _compare(rebuilt: Path, kept: Path) -> str:
+    """Compare two folders file by file."""
+    sums = [
+        {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in _files(folder)}
+        for folder in (rebuilt, kept)
+    ]
+    differing = sorted(
+        name for name in sums[0].keys() | sums[1].keys() if sums[0].get(name) != sums[1].get(name)
+    )
+    if differing:
+        raise ValueError(f"{len(differing)} of {len(sums[1])} files differ: {first_few(differing)}")
+    return f"{len(sums[1])} files, SHA-256 equal"
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _environment_change(run: RunFolder) -> str:
+    """Say what differs from where the run was trained, as that alone can change bits."""
+    then, now = run.manifest.versions, software_versions()
+    changes = [
+        f"{name} {then.get(name)} -> {now.get(name)}" for name in now if then.get(name) != now.get(name)
+    ]
+    return f"; the software differs from the training's: {', '.join(changes)}" if changes else ""
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with as many threads as the training had."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def failures(checks: Sequence[Check]) -> list[Check]:
+    """Return the checks that did not pass."""
+    return [check for check in checks if not check.passed]

@@ -1,0 +1,126 @@
+"""Where things lie in a run folder.
+
+What lies in it::
+
+    recipe.yaml     the resolved recipe
+    manifest.json   digests of recipe and data, versions, what training cost
+    held_out.txt    the ids that are held out for testing
+    core.txt        of a run with a public core: the ids that the weights are fit on
+    without.txt     of an oracle: tombstones of what it is trained without
+    ledger.key      the secret key of tombstones and seals
+    ledger.jsonl    what happened to the run, see `gen_unlearn.ledger`
+    model/          the pipeline in diffusers layout, exemplars included
+    checkpoints/    resume points, while training is not complete
+    receipts/       one sealed JSON file for each deletion
+    samples/        generated images, by the digest of what generated them
+    metrics/        the judge and the scorecard
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gen_unlearn.changes import ChangeFolder
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The paths of a run; see the module's docstring.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def recipe_path(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def manifest_path(self) -> Path:
+        """The manifest."""
+        return self.path / "manifest.json"
+
+    @property
+    def without_path(self) -> Path:
+        """The tombstones of what an oracle is trained without."""
+        return self.path / "without.txt"
+
+    @property
+    def held_out_path(self) -> Path:
+        """The ids of the images that were held out for testing."""
+        return self.path / "held_out.txt"
+
+    @property
+    def core_path(self) -> Path:
+        """The ids of a public core."""
+        return self.path / "core.txt"
+
+    @property
+    def key_path(self) -> Path:
+        """The secret key."""
+        return self.path / "ledger.key"
+
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger."""
+        return self.path / "ledger.jsonl"
+
+    @property
+    def change(self) -> ChangeFolder:
+        """The change of the run that is in progress, if there is one."""
+        return ChangeFolder(self.path)
+
+    @property
+    def model_path(self) -> Path:
+        """The pipeline."""
+        return self.path / "model"
+
+    @property
+    def exemplars_path(self) -> Path:
+        """The exemplar store."""
+        return self.model_path / "exemplars"
+
+    @property
+    def receipts_path(self) -> Path:
+        """The receipts."""
+        return self.path / "receipts"
+
+    @property
+    def samples_path(self) -> Path:
+        """The generated images."""
+        return self.path / "samples"
+
+    @property
+    def metrics_path(self) -> Path:
+        """The judge and the scorecard."""
+        return self.path / "metrics"
+
+    @property
+    def scorecard_path(self) -> Path:
+        """The newest scorecard."""
+        return self.metrics_path / "scorecard.json"
+
+    @property
+    def report_path(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    @property
+    def state_names(self) -> frozenset[str]:
+        """Names of the files and folders that make up a run; everything else is derived, or foreign."""
+        paths = [
+            self.recipe_path,
+            self.manifest_path,
+            self.held_out_path,
+            self.core_path,
+            self.without_path,
+            self.key_path,
+            self.ledger_path,
+            self.model_path,
+            self.receipts_path,
+        ]
+        return frozenset(path.name for path in paths) | self.change.names
