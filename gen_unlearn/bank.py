@@ -49,11 +49,8 @@ class ExemplarBank:
         encoded = _encode_rows(store, unet, np.flatnonzero(~known))
         source = torch.from_numpy(np.where(known, position, len(kept.ids) + np.cumsum(~known) - 1))
         source = source.to(encoded.keys.device)
-        keys = torch.cat([kept.tokens.keys, encoded.keys]).index_select(0, source)
-        values = keys
-        if encoded.values is not encoded.keys:
-            values = torch.cat([kept.tokens.values, encoded.values]).index_select(0, source)
-        return cls(ExemplarTokens(keys, values), store.ids.copy(), encoder)
+        tokens = _join([kept.tokens, encoded]).map(lambda part: part.index_select(0, source))
+        return cls(tokens, store.ids.copy(), encoder)
 
     def restrict(self, store: ExemplarStore) -> ExemplarBank:
         """Drop the tokens of every exemplar that `store` no longer holds."""
@@ -92,6 +89,16 @@ def _encode_rows(
         unet.encode_exemplars(to_model_input(store.images[chunk]).to(unet.device, unet.dtype))
         for chunk in chunks
     ]
-    keys = torch.cat([tokens.keys for tokens in encoded])
-    shared = encoded[0].values is encoded[0].keys
-    return ExemplarTokens(keys, keys if shared else torch.cat([tokens.values for tokens in encoded]))
+    return _join(encoded)
+
+
+def _join(parts: list[ExemplarTokens]) -> ExemplarTokens:
+    """Join the tokens of several sets of exemplars."""
+    keys = torch.cat([part.keys for part in parts])
+    shared = parts[0].values is parts[0].keys
+    pixels = [part.pixels for part in parts if part.pixels is not None]
+    return ExemplarTokens(
+        keys,
+        keys if shared else torch.cat([part.values for part in parts]),
+        torch.cat(pixels) if pixels else None,
+    )

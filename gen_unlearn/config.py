@@ -52,6 +52,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.core.mode == "public" and self.model.kind != "semi-parametric":
             raise ValueError(f"core.mode public needs a semi-parametric model, got {self.model.kind}")
+        if self.model.pixel_fusion_width and self.noise.prediction_type != "epsilon":
+            raise ValueError(
+                "model.pixel_fusion_width needs noise.prediction_type epsilon, "
+                f"got {self.noise.prediction_type}"
+            )
+        if self.training.reorientation and self.model.kind != "semi-parametric":
+            raise ValueError("training.reorientation needs exemplars: set model.kind to semi-parametric")
         steps = self.sampling.num_inference_steps
         if steps > self.noise.num_train_timesteps:
             raise ValueError(
@@ -65,6 +72,10 @@ class RunConfig:
         fields = dataclasses.asdict(self)
         for name in ("checkpoint_images", "dataloader_workers", "log_with"):
             del fields["training"][name]
+        if not self.model.pixel_fusion_width:  # As before there was such a thing, so that digests stay.
+            del fields["model"]["pixel_fusion_width"]
+        if not self.training.reorientation:
+            del fields["training"]["reorientation"]
         names = ["data", "model", "noise", "training", "seed"]
         if self.core.mode == "public":
             names.append("core")

@@ -162,7 +162,7 @@ def _set_up(config: RunConfig, parts: CoreSplit, project: Path | None) -> _Setup
         )
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(derive_seed(config.seed, "weights"))
-        model = build_denoiser(config.model, data.image_shape, len(data.class_names))
+        model = build_denoiser(config.model, data.image_shape, len(data.class_names), config.noise)
     sampler = build_sampler(config.sampling.sampler, config.noise.build())
     conditioning: Conditioning
     pipeline: GeneratorPipeline
@@ -183,6 +183,7 @@ def _set_up(config: RunConfig, parts: CoreSplit, project: Path | None) -> _Setup
         num_timesteps=config.noise.num_train_timesteps,
         seed=config.seed,
         horizontal_flip=training.horizontal_flip,
+        reorientation=training.reorientation,
         accumulation=training.gradient_accumulation_steps,
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
@@ -220,6 +221,7 @@ def _exemplar_conditioning(
         label_slots=model.config.num_label_slots,
         label_dropout=config.training.label_dropout,
         seed=config.seed,
+        reorientation=config.training.reorientation,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from diffusers import UNet2DModel
 
 from gen_unlearn.models.unet import FusionKind, SemiParametricUNet2DModel
+from gen_unlearn.pipelines.denoising import NoiseConfig
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class DenoiserConfig:
         fusion_type: ``"dot-product"`` or ``"additive"``.
         fusion_heads: heads of the dot-product fusion.
         fusion_residual: add the fusion's result to the bottleneck instead of replacing it.
+        pixel_fusion_width: also start from what the exemplars alone predict, by kernels of this width over
+            pixels in [-1, 1]; 0 does not. It is what makes exemplars of a class matter that the weights
+            never saw.
     """
 
     kind: Literal["semi-parametric", "class-conditional"]
@@ -44,6 +48,7 @@ class DenoiserConfig:
     fusion_type: FusionKind = "dot-product"
     fusion_heads: int = 4
     fusion_residual: bool = False
+    pixel_fusion_width: float = 0.0
 
     def __post_init__(self) -> None:
         for channels in self.block_out_channels:
@@ -52,6 +57,8 @@ class DenoiserConfig:
                     f"block_out_channels {list(self.block_out_channels)} must be multiples of "
                     f"norm_num_groups ({self.norm_num_groups})"
                 )
+        if self.pixel_fusion_width < 0:
+            raise ValueError(f"pixel_fusion_width must be at least 0, got {self.pixel_fusion_width}")
         levels = {len(self.block_out_channels), len(self.down_block_types), len(self.up_block_types)}
         if len(levels) != 1:
             raise ValueError(
@@ -61,7 +68,10 @@ class DenoiserConfig:
 
 
 def build_denoiser(
-    config: DenoiserConfig, image_shape: tuple[int, int, int], num_classes: int
+    config: DenoiserConfig,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    noise: NoiseConfig | None = None,
 ) -> SemiParametricUNet2DModel | UNet2DModel:
     """Build a network with fresh weights, drawn from torch's global generator.
 
@@ -69,8 +79,10 @@ def build_denoiser(
         config: the architecture.
         image_shape: ``(height, width, channels)``; square, and divisible by 2 at every level but the last.
         num_classes: number of classes.
+        noise: the noise schedule that it will be trained with; the usual one if `None`.
     """
     height, width, channels = image_shape
+    noise = noise or NoiseConfig()
     divisor = 2 ** (len(config.block_out_channels) - 1)
     if height != width or height % divisor:
         raise ValueError(
@@ -92,10 +104,15 @@ def build_denoiser(
     }
     if config.kind == "class-conditional":
         return UNet2DModel(**architecture, num_class_embeds=num_classes + 1)
-    return SemiParametricUNet2DModel(
+    model = SemiParametricUNet2DModel(
         **architecture,
         num_label_slots=num_classes if config.label_embedding else None,
         fusion_type=config.fusion_type,
         fusion_heads=config.fusion_heads,
         fusion_residual=config.fusion_residual,
+        pixel_fusion_width=config.pixel_fusion_width,
+        num_train_timesteps=noise.num_train_timesteps,
     )
+    if model.pixel_fusion is not None:
+        model.pixel_fusion.set_noise_schedule(noise.build().alphas_cumprod)
+    return model

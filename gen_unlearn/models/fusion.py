@@ -23,15 +23,16 @@ NULL_GROUP = -1
 
 
 class ExemplarTokens(NamedTuple):
-    """Keys and values of encoded exemplars, each ``(exemplars, heads, tokens, head_dim)``."""
+    """Keys and values, each ``(exemplars, heads, tokens, head_dim)``; with pixel fusion also the images."""
 
     keys: Tensor
     values: Tensor
+    pixels: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> ExemplarTokens:
-        """Apply `change` to both tensors, once if they are one and the same."""
-        keys = change(self.keys)
-        return ExemplarTokens(keys, keys if self.values is self.keys else change(self.values))
+        """Apply `change` to every tensor, once to keys and values that are one and the same."""
+        keys, pixels = change(self.keys), None if self.pixels is None else change(self.pixels)
+        return ExemplarTokens(keys, keys if self.values is self.keys else change(self.values), pixels)
 
 
 class FusionPlan(NamedTuple):
@@ -107,6 +108,8 @@ class FusionContext(NamedTuple):
         bias: ``(rows, 1, 1, 1 + members * tokens)``, added to the logits.
         slots: see `FusionPlan`.
         cells: see `FusionPlan`.
+        present: see `FusionPlan`.
+        pixels: exemplars of each row, ``(rows, members, channels, height, width)``; for pixel fusion.
     """
 
     keys: Tensor
@@ -114,6 +117,8 @@ class FusionContext(NamedTuple):
     bias: Tensor
     slots: Tensor
     cells: Tensor
+    present: Tensor
+    pixels: Tensor | None = None
 
 
 class FusionBlock(nn.Module):
@@ -166,7 +171,8 @@ class FusionBlock(nn.Module):
         count = valid.sum(dim=1, keepdim=True).clamp(min=1)
         bias = torch.where(valid, -count.float().log(), -torch.inf)
         bias = F.pad(bias, (1, 0))[:, None, None, :]
-        return FusionContext(keys, values, bias, plan.slots, plan.cells)
+        pixels = None if tokens.pixels is None else tokens.pixels[plan.members]
+        return FusionContext(keys, values, bias, plan.slots, plan.cells, plan.present, pixels)
 
     def forward(self, features: Tensor, context: FusionContext | None) -> Tensor:
         """Fuse exemplars into ``(batch, channels, height, width)`` features; `None` means no exemplar."""
@@ -244,7 +250,7 @@ class AdditiveFusionBlock(FusionBlock):
 
     def context(self, tokens: ExemplarTokens, plan: FusionPlan) -> FusionContext:
         """Gather the tokens of each row of `plan`; the null key and the null value differ."""
-        context = super().context(ExemplarTokens(tokens.values, tokens.values), plan)
+        context = super().context(tokens._replace(keys=tokens.values), plan)
         null = self.null_value.to(tokens.values.dtype).expand(context.keys.shape[0], -1, -1, -1)
         return context._replace(values=torch.cat([null, context.keys[:, :, 1:]], dim=2))
 

@@ -20,6 +20,7 @@ from gen_unlearn.models.fusion import (
     FusionContext,
     FusionPlan,
 )
+from gen_unlearn.models.pixel_fusion import PixelFusion
 
 FusionKind = Literal["dot-product", "additive"]
 
@@ -31,11 +32,17 @@ class EncodedSample(NamedTuple):
         features: the bottleneck, ``(batch, channels, height, width)``.
         skips: the skip connections, outermost first.
         embedding: the time (and label) embedding, ``(batch, embedding)``.
+        sample: what was encoded.
+        timesteps: int64 ``(batch,)``.
+        noise: what pixel fusion predicts, which the decoder adds to; `None` without it.
     """
 
     features: Tensor
     skips: tuple[Tensor, ...]
     embedding: Tensor
+    sample: Tensor
+    timesteps: Tensor
+    noise: Tensor | None = None
 
 
 class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
@@ -63,6 +70,8 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
         fusion_type: ``"dot-product"`` or ``"additive"`` attention.
         fusion_heads: heads of the dot-product fusion.
         fusion_residual: add the fusion's result to the bottleneck instead of replacing it.
+        pixel_fusion_width: kernel width of a `PixelFusion`; 0 for none.
+        num_train_timesteps: length of the noise schedule; only matters to pixel fusion.
     """
 
     @register_to_config
@@ -83,6 +92,8 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
         fusion_type: FusionKind = "dot-product",
         fusion_heads: int = 4,
         fusion_residual: bool = False,
+        pixel_fusion_width: float = 0.0,
+        num_train_timesteps: int = 1000,
     ) -> None:
         super().__init__()
         if any(name.startswith("Skip") for name in (*down_block_types, *up_block_types)):
@@ -104,6 +115,11 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
         self.fusion = _build_fusion(
             fusion_type, block_out_channels[-1], fusion_heads, norm_num_groups, fusion_residual
         )
+        self.pixel_fusion: PixelFusion | None = None
+        if pixel_fusion_width:
+            self.pixel_fusion = PixelFusion(
+                in_channels, block_out_channels[0], pixel_fusion_width, num_train_timesteps
+            )
 
     @property
     def label_slots(self) -> int | None:
@@ -136,16 +152,21 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
         for block in unet.down_blocks:
             features, block_skips = block(hidden_states=features, temb=embedding)
             skips += block_skips
-        return EncodedSample(unet.mid_block.resnets[0](features, embedding), skips, embedding)
+        features = unet.mid_block.resnets[0](features, embedding)
+        return EncodedSample(features, skips, embedding, sample, timesteps)
 
     def fuse(self, encoded: EncodedSample, context: FusionContext | None) -> EncodedSample:
         """Fuse exemplars into the bottleneck; `None` means the null token for every query."""
-        return EncodedSample(self.fusion(encoded.features, context), encoded.skips, encoded.embedding)
+        fused = encoded._replace(features=self.fusion(encoded.features, context))
+        if self.pixel_fusion is None:
+            return fused
+        seen, noise = self.pixel_fusion(encoded.sample, encoded.timesteps, context)
+        return fused._replace(skips=(encoded.skips[0] + seen, *encoded.skips[1:]), noise=noise)
 
     def decode(self, encoded: EncodedSample) -> Tensor:
         """Run the rest of the middle and the decoder; ``(batch, out_channels, height, width)``."""
         unet = self.unet
-        features, skips, embedding = encoded
+        features, skips, embedding = encoded.features, encoded.skips, encoded.embedding
         for attention, resnet in zip(unet.mid_block.attentions, unet.mid_block.resnets[1:], strict=True):
             if attention is not None:
                 features = attention(features, temb=embedding)
@@ -154,7 +175,8 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
             taken = len(block.resnets)
             features = block(features, skips[-taken:], embedding)
             skips = skips[:-taken]
-        return unet.conv_out(unet.conv_act(unet.conv_norm_out(features)))
+        prediction = unet.conv_out(unet.conv_act(unet.conv_norm_out(features)))
+        return prediction if encoded.noise is None else prediction + encoded.noise
 
     def encode_exemplars(self, images: Tensor) -> ExemplarTokens:
         """Encode clean exemplars to the tokens of the fusion.
@@ -167,10 +189,12 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
         """
         if not len(images):
             side = images.shape[2] // 2 ** (len(self.config.block_out_channels) - 1)
-            return self.fusion.encode(images.new_zeros(0, self.config.block_out_channels[-1], side, side))
-        with torch.no_grad(), _evaluation_mode(self.unet):
-            features = self.encode(images, 0).features
-        return self.fusion.encode(features)
+            features = images.new_zeros(0, self.config.block_out_channels[-1], side, side)
+        else:
+            with torch.no_grad(), _evaluation_mode(self.unet):
+                features = self.encode(images, 0).features
+        tokens = self.fusion.encode(features)
+        return tokens if self.pixel_fusion is None else tokens._replace(pixels=images)
 
     def forward(
         self,

@@ -62,6 +62,7 @@ class DiffusionBatches(Dataset[DiffusionBatch]):
         num_timesteps: length of the noise schedule.
         seed: seed of the run.
         horizontal_flip: mirror each training image with probability 1/2; exemplars are never mirrored.
+        reorientation: how often a class is turned in a step; see `Orientations`.
         accumulation: micro-batches of a step.
         process_index: which process this is.
         num_processes: how many there are.
@@ -74,6 +75,7 @@ class DiffusionBatches(Dataset[DiffusionBatch]):
     num_timesteps: int
     seed: int
     horizontal_flip: bool = False
+    reorientation: float = 0.0
     accumulation: int = 1
     process_index: int = 0
     num_processes: int = 1
@@ -101,6 +103,9 @@ class DiffusionBatches(Dataset[DiffusionBatch]):
 
         rows = self._rows(step)
         images = to_model_input(self.data.images[rows[part]])
+        labels, orientations = self.data.labels[rows[part]], Orientations(self.seed, self.reorientation)
+        for label in np.unique(labels) if self.reorientation else ():
+            images[labels == label] = orientations.turn(images[labels == label], step, int(label))
         if self.horizontal_flip:
             mirrored = numpy_generator(self.seed, "flip", step).random(self.batch_size)[part] < 0.5
             images = torch.where(torch.from_numpy(mirrored)[:, None, None, None], images.flip(3), images)
@@ -118,6 +123,29 @@ class DiffusionBatches(Dataset[DiffusionBatch]):
         )
         offset = passes.start * len(self.data)
         return shuffled[first - offset : last - offset]
+
+
+@dataclass(frozen=True)
+class Orientations:
+    """The orientation of every class in every step: images of a step and their exemplars turn together.
+
+    Attributes:
+        seed: seed of the run.
+        share: probability that one of the eight orientations of the square is drawn; else a class stays as
+            it is.
+    """
+
+    seed: int
+    share: float
+
+    def turn(self, images: Tensor, step: int, label: int) -> Tensor:
+        """Turn square images of one class, ``(batch, channels, side, side)``."""
+        draws = numpy_generator(self.seed, "orientation", step, label)
+        if draws.random() >= self.share:
+            return images
+        quarters, mirrored = divmod(int(draws.integers(8)), 2)
+        turned = torch.rot90(images, quarters, dims=(2, 3))
+        return turned.flip(3) if mirrored else turned
 
 
 @dataclass(frozen=True)
@@ -161,6 +189,7 @@ class ExemplarConditioning:
             a new permutation each step, so that a slot means no class in particular.
         label_dropout: probability of the null label; only with `label_slots`.
         seed: seed of the run.
+        reorientation: how often a class is turned in a step; see `Orientations`.
     """
 
     data: IndexedImages
@@ -171,6 +200,7 @@ class ExemplarConditioning:
     label_slots: int | None
     label_dropout: float
     seed: int
+    reorientation: float = 0.0
 
     def __call__(self, rows: np.ndarray, part: slice, step: int) -> dict[str, Any]:
         """Return ``exemplars`` and their ``plan`` for this process's part, and ``class_labels`` if used."""
@@ -184,7 +214,7 @@ class ExemplarConditioning:
         ends = np.cumsum([len(members) for members in chosen])
         positions = np.split(np.arange(ends[-1]), ends[:-1])
         arguments: dict[str, Any] = {
-            "exemplars": to_model_input(self.store.images[np.concatenate(chosen)]),
+            "exemplars": self._exemplars(groups, chosen, step),
             "plan": plan_fusion(np.where(dropped, NULL_GROUP, group_of_query), positions),
         }
         if self.label_slots is not None:
@@ -193,6 +223,17 @@ class ExemplarConditioning:
             slots = np.where(unlabelled, self.label_slots, slot_of_class[labels])
             arguments["class_labels"] = torch.from_numpy(slots)
         return arguments
+
+    def _exemplars(self, labels: np.ndarray, chosen: list[np.ndarray], step: int) -> Tensor:
+        """Return the chosen exemplars, one class after another, each in its orientation of this step."""
+        images = to_model_input(self.store.images[np.concatenate(chosen)])
+        if not self.reorientation:
+            return images
+        orientations = Orientations(self.seed, self.reorientation)
+        of_class = images.split([len(members) for members in chosen])
+        return torch.cat(
+            [orientations.turn(part, step, int(label)) for part, label in zip(of_class, labels, strict=True)]
+        )
 
     def _choose(self, label: int, count: int, excluded: np.ndarray, step: int) -> np.ndarray:
         """Choose exemplars of a class whose ids are not excluded."""

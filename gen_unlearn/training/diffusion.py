@@ -45,6 +45,9 @@ class TrainingConfig:
         exemplar_dropout: probability that an image is denoised without exemplars.
         label_dropout: probability of the null label, where labels are used.
         horizontal_flip: mirror training images at random.
+        reorientation: probability that a class is shown in a step under one of the eight orientations of the
+            square, its exemplars with it. A turned class is a class of its own, so that the network learns to
+            follow exemplars of classes that it never saw; 0 turns nothing.
         gradient_accumulation_steps: micro-batches of one step.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
         checkpoint_images: images between two resume points.
@@ -64,6 +67,7 @@ class TrainingConfig:
     exemplar_dropout: float = 0.1
     label_dropout: float = 0.1
     horizontal_flip: bool = False
+    reorientation: float = 0.0
     gradient_accumulation_steps: int = 1
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     checkpoint_images: int = 60_000
@@ -79,6 +83,8 @@ class TrainingConfig:
         for name in ("images", "batch_size", "gradient_accumulation_steps", "checkpoint_images"):
             if self.__dict__[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.__dict__[name]}")
+        if not 0 <= self.reorientation <= 1:
+            raise ValueError(f"reorientation must be in [0, 1], got {self.reorientation}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         for name in ("warmup_images", "weight_decay", "max_grad_norm", "dataloader_workers"):

@@ -14,6 +14,7 @@ from gen_unlearn.bank import ExemplarBank
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.models.fusion import NULL_GROUP, FusionContext, FusionPlan, plan_fusion
 from gen_unlearn.models.unet import EncodedSample, SemiParametricUNet2DModel
+from gen_unlearn.pipelines.denoising import NoiseConfig
 from gen_unlearn.pixels import to_model_input
 from gen_unlearn.repro import digest_state
 
@@ -31,6 +32,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "labels": {"num_label_slots": 3},
     "additive": {"fusion_type": "additive"},
     "residual": {"fusion_residual": True},
+    "pixels": {"pixel_fusion_width": 0.3},
 }
 
 
@@ -42,6 +44,8 @@ def make_unet(**options: Any) -> SemiParametricUNet2DModel:
     )
     nn.init.normal_(unet.fusion.null_key)
     nn.init.normal_(unet.fusion.null_value)
+    if unet.pixel_fusion is not None:
+        unet.pixel_fusion.set_noise_schedule(NoiseConfig().build().alphas_cumprod)
     return unet.eval()
 
 

@@ -225,6 +225,32 @@ def test_flips_mirror_half_of_the_queries_and_no_exemplar() -> None:
     assert abs(np.mean(mirrored) - 0.5) < 0.12
 
 
+def test_a_class_turns_together_with_its_exemplars() -> None:
+    images = np.zeros((40, 4, 4, 1), dtype=np.uint8)
+    images[:, 0, :2, 0] = np.arange(40)[:, None] * 4 + 90  # two pixels that tell all eight orientations apart
+    images[:, 0, 0, 0] += 1
+    labels = np.arange(40) % 2
+    data = IndexedImages(images, labels, image_ids(images), ("a", "b"), tuple(map(str, range(40))))
+    plain = with_exemplars(data)
+    assert isinstance(plain.conditioning, ExemplarConditioning)
+    turned = replace(plain, reorientation=1.0, conditioning=replace(plain.conditioning, reorientation=1.0))
+    met: set[int] = set()
+    for step in range(STEPS):
+        original, batch, label_of = plain[step], turned[step], {}
+        rows = (original.images.flatten(1).amax(1) * 127.5 + 127.5).round().long().sub(91) // 4
+        pairs = [(rows[i] % 2, original.images[i], batch.images[i]) for i in range(BATCH)]
+        exemplars = original.conditioning["exemplars"], batch.conditioning["exemplars"]
+        rows = (exemplars[0].flatten(1).amax(1) * 127.5 + 127.5).round().long().sub(91) // 4
+        pairs += [(row % 2, one, other) for row, one, other in zip(rows, *exemplars, strict=True)]
+        for label, one, other in pairs:
+            views = [torch.rot90(one, k, dims=(1, 2)) for k in range(4)]
+            views += [view.flip(2) for view in views]
+            (orientation,) = [k for k, view in enumerate(views) if torch.equal(view, other)]
+            assert label_of.setdefault(int(label), orientation) == orientation
+        met |= set(label_of.values())
+    assert met == set(range(8))
+
+
 def test_timesteps_are_uniform_over_the_whole_schedule(squares: IndexedImages) -> None:
     batches = replace(with_exemplars(squares), batch_size=40, steps=250)
     drawn = torch.cat([batches[step].timesteps for step in range(250)])
