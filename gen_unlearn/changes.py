@@ -244,6 +244,11 @@ class ChangeFolder:
 
     def _finish(self, commit: _Commit) -> None:
         """Do what a decided change asks for, as far as it is not done yet."""
+        ledger = self.run / "ledger.jsonl"
+        if ledger.stat().st_size > commit.ledger_size + len(commit.line.encode()):
+            raise ValueError(
+                f"{self.path} holds a change from before the ledger's last entry; remove it by hand"
+            )
         for name in commit.new:
             _move(self.shards / name, self._store / name)
         flush_folder(self._store)
@@ -254,7 +259,7 @@ class ChangeFolder:
             receipts.mkdir(exist_ok=True)
             _move(self.path / "receipt.json", receipts / commit.receipt)
             flush_folder(receipts)
-        append_line(self.run / "ledger.jsonl", commit.ledger_size, commit.line.encode())
+        append_line(ledger, commit.ledger_size, commit.line.encode())
         for name in commit.obsolete:
             (self._store / name).unlink(missing_ok=True)
         for name in commit.purge:

@@ -290,6 +290,18 @@ def test_a_planted_change_that_says_nothing_is_refused(run: Path, tmp_path: Path
         refused("forget", run, "--class", "1")
 
 
+def test_a_change_from_before_the_last_entry_is_not_finished_again(run: Path, tmp_path: Path) -> None:
+    """Put back later, a change that this program sealed would cut the ledger back to where it was."""
+    plant_change(run, RunKey.from_file(run / "ledger.key"))
+    put_back = tmp_path / "kept"
+    (run / ".change").rename(put_back)
+    works("forget", run, "--class", "1")
+    works("forget", run, "--class", "2")
+    put_back.rename(run / ".change")
+    with unchanged(tmp_path):
+        assert "before the ledger's last entry" in refused("info", run)
+
+
 @pytest.mark.parametrize("what", ["folder", "shards", "file"])
 def test_a_planted_change_that_leads_elsewhere_reaches_nothing(run: Path, tmp_path: Path, what: str) -> None:
     victim = tmp_path / "victim"
