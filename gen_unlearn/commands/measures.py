@@ -238,8 +238,8 @@ def measure_costs(run: RunFolder) -> list[Measure]:
             Measure(
                 "seconds_delete",
                 sum(receipt.seconds for receipt in receipts),
-                f"Seconds inside the process to delete {sum(r.removed for r in receipts)} images in "
-                f"{len(receipts)} requests, digests of the state included, reading and writing files not.",
+                f"Seconds to prepare the deletion of {sum(r.removed for r in receipts)} images in "
+                f"{len(receipts)} requests on disk: new shards read, written and flushed, with their digests.",
             )
         )
     return measures
