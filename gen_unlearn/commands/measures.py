@@ -239,7 +239,7 @@ def measure_costs(run: RunFolder) -> list[Measure]:
                 "seconds_delete",
                 sum(receipt.seconds for receipt in receipts),
                 f"Seconds to prepare the deletion of {sum(r.removed for r in receipts)} images in "
-                f"{len(receipts)} requests on disk: new shards read, written and flushed, with their digests.",
+                f"{len(receipts)} requests on disk: shards read, written and flushed, with their digests.",
             )
         )
     return measures
