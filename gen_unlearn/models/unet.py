@@ -157,11 +157,11 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
 
     def fuse(self, encoded: EncodedSample, context: FusionContext | None) -> EncodedSample:
         """Fuse exemplars into the bottleneck; `None` means the null token for every query."""
-        fused = encoded._replace(features=self.fusion(encoded.features, context))
-        if self.pixel_fusion is None:
-            return fused
-        seen, noise = self.pixel_fusion(encoded.sample, encoded.timesteps, context)
-        return fused._replace(skips=(encoded.skips[0] + seen, *encoded.skips[1:]), noise=noise)
+        features, skips, noise = self.fusion(encoded.features, context), encoded.skips, None
+        if self.pixel_fusion is not None:
+            seen, noise = self.pixel_fusion(encoded.sample, encoded.timesteps, context)
+            skips = (skips[0] + seen, *skips[1:])
+        return EncodedSample(features, skips, encoded.embedding, encoded.sample, encoded.timesteps, noise)
 
     def decode(self, encoded: EncodedSample) -> Tensor:
         """Run the rest of the middle and the decoder; ``(batch, out_channels, height, width)``."""

@@ -158,7 +158,9 @@ def test_every_parameter_gets_a_gradient(unet: SemiParametricUNet2DModel, plan: 
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"num_label_slots": 3, "fusion_type": "additive"}], ids=["default", "paper"]
+    "options",
+    [{}, {"num_label_slots": 3, "fusion_type": "additive"}, {"pixel_fusion_width": 0.3}],
+    ids=["default", "paper", "pixels"],
 )
 def test_denoising_compiles_to_one_graph(options: dict[str, Any]) -> None:
     """A wait for the device or a branch on data would break the graph."""
