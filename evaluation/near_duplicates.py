@@ -28,7 +28,12 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from gen_unlearn.atomic import write_text
 from gen_unlearn.data import load_digits_images, load_table
-from gen_unlearn.near_duplicates import DEFAULT_SIMILARITY, NearDuplicates, find_near_duplicates
+from gen_unlearn.near_duplicates import (
+    DEFAULT_SIMILARITY,
+    NearDuplicates,
+    copy_similarity,
+    find_near_duplicates,
+)
 from gen_unlearn.repro import numpy_generator, software_versions
 
 ROOT = Path(__file__).parent
@@ -66,6 +71,8 @@ def main() -> None:
         sys.stdout.write(f"skipped CIFAR-10 (JPEG): {CIFAR.name} is not beside the repository\n")
     data["digits 8x8"] = load_digits_images().all_images()
     data["digits 32x32"] = load_digits_images(size=(32, 32)).all_images()
+    copies_from = {name: copy_similarity(images) for name, images in data.items()}
+    sys.stdout.write(f"a file counts as a copy from {json.dumps(copies_from)}\n")
     rows = []
     for name, images in data.items():
         alike = judged_alike(len(images)) if name.startswith("CIFAR") else np.arange(len(images))
@@ -78,6 +85,7 @@ def main() -> None:
     sys.stdout.write(f"{json.dumps(timing)}\n")
     result = {
         "command": f"python -m evaluation.near_duplicates --copies {arguments.copies}",
+        "copy_similarity": copies_from,
         "versions": software_versions() | {"ImageHash": version("ImageHash")},
         "default_similarity": DEFAULT_SIMILARITY,
         "rows": rows,
