@@ -75,7 +75,7 @@ def _spm_row(out: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
         "model": "spm",
         "seed": seed,
         "all_classes": _measures(before),
-        "after_deletion": _measures(evaluate(run, oracle)),
+        "after_deletion": _measures(evaluate(run, [oracle])),
     }
 
 

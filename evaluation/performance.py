@@ -3,7 +3,8 @@
     python -m evaluation.performance
 
 Each row is a median over repeats with its spread, and names what it is compared with and its target. Writes
-``evaluation/results/performance.json`` and prints the table.
+``evaluation/results/performance.json`` and prints the table. ``--only measures`` times one part and keeps the
+other rows of the result.
 """
 
 from __future__ import annotations
@@ -28,8 +29,16 @@ from gen_unlearn.config import RunConfig, load_config
 from gen_unlearn.data import IndexedImages, load_split
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
+from gen_unlearn.image_sets import ImageArray
+from gen_unlearn.judging.distances import measure_frechet
 from gen_unlearn.manifest import RunManifest, TrainingRecord
 from gen_unlearn.metrics.cost import median_ratio, sampling_overhead
+from gen_unlearn.metrics.data_copying import authenticity, copying_z, mean_minimum_cosine_distance
+from gen_unlearn.metrics.extractors.random_conv import RandomConvFeatures
+from gen_unlearn.metrics.feature_sets import FeatureSet, measure_features
+from gen_unlearn.metrics.kernel import kernel_distance_estimate, permutation_p_value
+from gen_unlearn.metrics.manifold import manifold_metrics
+from gen_unlearn.metrics.protocol import ComparisonConfig
 from gen_unlearn.models.denoiser import build_denoiser
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
 from gen_unlearn.pipelines.denoising import build_sampler
@@ -46,6 +55,7 @@ from gen_unlearn.training.batches import (
 from gen_unlearn.training.diffusion import train_diffusion
 
 ROOT = Path(__file__).parent
+MEASURED = 10_000
 
 
 @dataclass(frozen=True)
@@ -73,21 +83,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9, help="timed pairs of each row")
     parser.add_argument("--result", type=Path, default=ROOT / "results" / "performance.json")
+    parser.add_argument("--only", choices=["models", "deletion", "measures"], help="time this part alone")
     arguments = parser.parse_args()
     config = load_config(ROOT.parent / "configs" / "digits_spm.yaml")
     data = load_split(config.data).train
-    rows = [
-        *sampling_rows(config, data, arguments.repeats),
-        training_row(config, data, arguments.repeats),
-        *deletion_rows(data, arguments.repeats),
-        *disk_rows(config, 50_000, arguments.repeats),
-        *disk_rows(config, 1_000_000, min(arguments.repeats, 5)),
-    ]
+    few = min(arguments.repeats, 5)
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "models": lambda: [
+            *sampling_rows(config, data, arguments.repeats),
+            training_row(config, data, arguments.repeats),
+        ],
+        "deletion": lambda: [
+            *deletion_rows(data, arguments.repeats),
+            *disk_rows(config, 50_000, arguments.repeats),
+            *disk_rows(config, 1_000_000, few),
+        ],
+        "measures": lambda: measure_rows(few),
+    }
+    chosen = [arguments.only] if arguments.only else list(parts)
+    rows = [row for part in chosen for row in parts[part]()]
     for row in rows:
         sys.stdout.write(f"{row}\n")
     machine = {"cpu_threads": torch.get_num_threads(), "machine": platform.machine()}
     result = {"command": "python -m evaluation.performance", "recipe": config.digest, "machine": machine}
-    result |= {"versions": software_versions(), "rows": [asdict(row) for row in rows]}
+    kept = []
+    if arguments.only and arguments.result.exists():
+        timed = {row.work for row in rows}
+        earlier = json.loads(arguments.result.read_text(encoding="utf-8"))["rows"]
+        kept = [row for row in earlier if row["work"] not in timed]
+    result |= {"versions": software_versions(), "rows": [*kept, *(asdict(row) for row in rows)]}
     arguments.result.parent.mkdir(parents=True, exist_ok=True)
     write_text(arguments.result, json.dumps(result, indent=2) + "\n")
 
@@ -198,6 +222,34 @@ def disk_rows(config: RunConfig, count: int, repeats: int) -> list[Row]:
             note = f"writes {np.median(written) / 1e6:.1f} MB"
             spread = 1.4826 * float(np.median(np.abs(milliseconds - np.median(milliseconds))))
             rows.append(Row(work, note, float(np.median(milliseconds)), spread, " ms", targets.get(size)))
+    return rows
+
+
+def measure_rows(repeats: int) -> list[Row]:
+    """Time each measure of 10,000 generated against 10,000 real images, beside extracting their features."""
+    draws = numpy_generator(0, "measures")
+    images = draws.integers(0, 256, (2, MEASURED, 32, 32, 3), dtype=np.uint8)
+    extractor, config = RandomConvFeatures(), ComparisonConfig()
+
+    def extract() -> list[FeatureSet]:
+        return [measure_features(ImageArray("noise", part), extractor) for part in images]
+
+    generated, reference = extract()
+    x, y = generated.array(), reference.array()
+    measures: dict[str, Callable[[], object]] = {
+        "Frechet distance, error and bias": lambda: measure_frechet(generated, reference, config),
+        "kernel distance and error": lambda: kernel_distance_estimate(x, y),
+        "p-value from 200 permutations": lambda: permutation_p_value(x, y),
+        "precision, recall, density, coverage": lambda: manifold_metrics(real=y, generated=x),
+        "authenticity": lambda: authenticity(train=y, generated=x),
+        "copying z (C_T)": lambda: copying_z(train=y, test=y[::2], generated=x),
+        "MiFID's divisor": lambda: mean_minimum_cosine_distance(train=y, generated=x),
+    }
+    rows = []
+    for name, measure in measures.items():
+        ratio = median_ratio([(_seconds(measure), _seconds(extract)) for _ in range(repeats)])
+        work = f"{name}, {MEASURED:,} against {MEASURED:,} images"
+        rows.append(Row(work, "extracting 64 random features", ratio.value, ratio.standard_error, "x", None))
     return rows
 
 

@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,21 @@ import numpy as np
 
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.evaluate import find_judge
-from gen_unlearn.commands.measures import Judge
 from gen_unlearn.commands.train import train
 from gen_unlearn.commands.verify import replay
 from gen_unlearn.config import load_config
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplars import ExemplarStore
+from gen_unlearn.judging.distances import measure_frechet
+from gen_unlearn.judging.evidence import Measurer, Recogniser
 from gen_unlearn.metrics.copying import nearest_images
 from gen_unlearn.metrics.estimate import proportion
+from gen_unlearn.metrics.protocol import ComparisonConfig
 from gen_unlearn.pipelines.sampling import sample_images
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.repro import software_versions
 from gen_unlearn.runs import RunFolder
+from gen_unlearn.training.classifier import JudgeFeatures
 
 ROOT = Path(__file__).parent
 RECIPE = ROOT.parent / "configs" / "digits_public.yaml"
@@ -82,7 +86,7 @@ def main() -> None:
 def _all_classes(run: RunFolder) -> list[dict[str, Any]]:
     """Sample every class from the core and from the private images."""
     split = run.load_split()
-    parts, judge = run.split_core(split.train), find_judge(run, split.train)
+    parts, judge = run.split_core(split.train), _judge(run, split.train)
     every = range(len(split.test.class_names))
     rows = []
     for kind, exemplars in (("core", parts.core), ("private", parts.deletable)):
@@ -97,10 +101,10 @@ def _all_classes(run: RunFolder) -> list[dict[str, Any]]:
 def _unseen_class(run: RunFolder, name: str) -> dict[str, Any]:
     """Sample a class that the core has no image of, from private exemplars, and the other classes."""
     split = run.load_split()
-    private, judge = run.split_core(split.train).deletable, find_judge(run, split.train)
+    private, judge = run.split_core(split.train).deletable, _judge(run, split.train)
     unseen = split.test.class_index(name)
     images, _ = _sample(run, private, [unseen], UNSEEN_IMAGES)
-    recognised = proportion(int((judge.recognise(images) == unseen).sum()), len(images))
+    recognised = proportion(int((judge.recogniser.recognise(images) == unseen).sum()), len(images))
     own = private.select(np.flatnonzero(private.labels == unseen)).all_images()
     real = split.test.select(np.flatnonzero(split.test.labels == unseen)).all_images()
     seen = [label for label in range(len(split.test.class_names)) if label != unseen]
@@ -130,13 +134,29 @@ def _sample(
     return images, labels
 
 
-def _quality(judge: Judge, images: np.ndarray, labels: np.ndarray, test: IndexedImages) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Judge:
+    """The classifier of a run, to recognise images and to measure distances in."""
+
+    recogniser: Recogniser
+    measurer: Measurer
+
+
+def _judge(run: RunFolder, train: IndexedImages) -> _Judge:
+    model = find_judge(run, train)
+    return _Judge(Recogniser(model), Measurer(JudgeFeatures(model)))
+
+
+def _quality(judge: _Judge, images: np.ndarray, labels: np.ndarray, test: IndexedImages) -> dict[str, Any]:
     """Judge images by the Frechet distance to held-out ones, and by how many are recognised."""
-    distance, error = judge.distance(images, test.all_images())
-    right = proportion(int((judge.recognise(images) == labels).sum()), len(labels))
+    features = judge.measurer.features
+    found = measure_frechet(
+        features("generated", images), features("held-out", test.all_images()), ComparisonConfig()
+    )
+    right = proportion(int((judge.recogniser.recognise(images) == labels).sum()), len(labels))
     return {
-        "frechet": distance,
-        "frechet_error": error,
+        "frechet": found.value,
+        "frechet_error": found.standard_error,
         "accuracy": right.value,
         "accuracy_error": right.standard_error,
     }

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gen_unlearn import cli_changes
+from gen_unlearn import cli_changes, cli_evaluate
 from gen_unlearn.cli_base import (
     DryRunOption,
     JsonOption,
@@ -19,10 +17,11 @@ from gen_unlearn.cli_base import (
     app,
     open_run,
     reports_errors,
+    resumable,
     show,
 )
 
-__all__ = ["app", "cli_changes", "main"]
+__all__ = ["app", "cli_changes", "cli_evaluate", "main"]
 
 
 def main() -> None:
@@ -48,7 +47,7 @@ def demo(
         )
         return
     settings = [word for override in overrides or [] for word in ("--set", override)]
-    with _resumable(shlex.join(["gen-unlearn", "demo", "--out", str(out), *settings])):
+    with resumable(shlex.join(["gen-unlearn", "demo", "--out", str(out), *settings])):
         summary = run_demo(config, out)
     show(f"report   {out / 'report.html'}\nsummary  {out / 'summary.json'}", summary, as_json)
 
@@ -91,7 +90,7 @@ def train(
             as_json,
         )
         return
-    with _resumable(shlex.join(["gen-unlearn", "train", str(folder)])):
+    with resumable(shlex.join(["gen-unlearn", "train", str(folder)])):
         facts = describe(train_run(recipe, folder, forget, origin))
     show(f"trained {folder} in {facts['seconds_train']:.0f} s, loss {facts['loss']:.4f}", facts, as_json)
 
@@ -129,35 +128,6 @@ def sample(
 
 @app.command()
 @reports_errors
-def evaluate(
-    run: RunArgument,
-    oracle: Annotated[
-        Path | None, typer.Option("--oracle", help="Run that was trained without what was deleted from RUN.")
-    ] = None,
-    overrides: SetOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure a run, and what a deletion changed."""
-    from dataclasses import asdict
-
-    from gen_unlearn.commands.evaluate import evaluate as evaluate_run
-    from gen_unlearn.commands.evaluate import sample_plan
-    from gen_unlearn.report.table import text_table
-
-    folder = open_run(run).with_overrides(overrides or [])
-    oracle_folder = open_run(oracle) if oracle is not None else None
-    if dry_run:
-        plan = sample_plan(folder)
-        text = f"would judge {run} by {plan.images_per_class} images per class and {plan.null_images} others"
-        show(text, {"images_per_class": plan.images_per_class, "null_images": plan.null_images}, as_json)
-        return
-    card = evaluate_run(folder, oracle_folder)
-    show(f"{text_table(card)}\nscorecard  {folder.scorecard_path}", asdict(card), as_json)
-
-
-@app.command()
-@reports_errors
 def report(
     run: RunArgument,
     out: Annotated[Path | None, typer.Option("--out", help="HTML file; RUN/report.html by default.")] = None,
@@ -189,18 +159,6 @@ def info(
 
     facts = describe_software() if run is None else describe_run(run)
     show("\n".join(f"{name:<18} {value}" for name, value in facts.items()), facts, as_json)
-
-
-@contextmanager
-def _resumable(command: str) -> Iterator[None]:
-    """Say how to continue when training stops on Ctrl-C, and exit with 130."""
-    from gen_unlearn.training.checkpoint import TrainingInterruptedError
-
-    try:
-        yield
-    except TrainingInterruptedError as error:
-        typer.echo(f"{error}; continue with: {command}", err=True)
-        raise typer.Exit(130) from None
 
 
 if __name__ == "__main__":

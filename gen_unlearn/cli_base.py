@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
@@ -63,6 +64,18 @@ def reports_errors(verb: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+@contextmanager
+def resumable(command: str) -> Iterator[None]:
+    """Say how to continue when training stops on Ctrl-C, and exit with 130."""
+    from gen_unlearn.training.checkpoint import TrainingInterruptedError
+
+    try:
+        yield
+    except TrainingInterruptedError as error:
+        typer.echo(f"{error}; continue with: {command}", err=True)
+        raise typer.Exit(130) from None
 
 
 def open_run(path: Path) -> RunFolder:

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gen_unlearn.core import CoreConfig
 from gen_unlearn.data import DataConfig
-from gen_unlearn.metrics.protocol import EvaluationConfig
+from gen_unlearn.metrics.protocol import ComparisonConfig, EvaluationConfig
 from gen_unlearn.models.denoiser import DenoiserConfig
 from gen_unlearn.pipelines.denoising import NoiseConfig
 from gen_unlearn.pipelines.sampling import SamplingConfig
@@ -112,10 +112,35 @@ def parse_config(recipe: dict[str, Any], origin: str) -> RunConfig:
     try:
         return TypeAdapter(RunConfig).validate_python(recipe)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        given = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-        raise ValueError(f"{origin}: {place}: {first['msg']}{given}") from error
+        raise ValueError(_first_error(origin, error)) from error
+
+
+def _first_error(origin: str, error: ValidationError) -> str:
+    """Say in one line what was wrong first."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    given = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+    return f"{origin}: {place}: {first['msg']}{given}"
+
+
+def comparison_config(overrides: Sequence[str]) -> ComparisonConfig:
+    """Return how sets of images are compared, with overrides such as ``evaluation.comparison.seed=1``.
+
+    Raises:
+        ValueError: an override is not a valid one of the section ``evaluation.comparison``.
+    """
+    recipe: dict[str, Any] = {}
+    for override in overrides:
+        if not override.startswith("evaluation.comparison."):
+            raise ValueError(
+                f"expected --set evaluation.comparison.KEY=VALUE where there is no run, got {override!r}"
+            )
+        _apply_override(recipe, override)
+    _check_keys(RunConfig, recipe, "--set", "")
+    try:
+        return TypeAdapter(EvaluationConfig).validate_python(recipe.get("evaluation", {})).comparison
+    except ValidationError as error:
+        raise ValueError(_first_error("--set", error)) from error
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:

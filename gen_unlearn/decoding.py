@@ -59,7 +59,9 @@ class ImageDecodeError(ValueError):
         return f"cannot decode {self.name}: {self.reason}"
 
 
-def decode_image(source: Path | bytes | Image.Image, *, size: tuple[int, int], channels: int) -> np.ndarray:
+def decode_image(
+    source: Path | bytes | Image.Image, *, size: tuple[int, int] | None, channels: int | None
+) -> np.ndarray:
     """Decode one image to a uint8 array of shape ``(height, width, channels)``.
 
     The conversion, in order:
@@ -78,14 +80,14 @@ def decode_image(source: Path | bytes | Image.Image, *, size: tuple[int, int], c
 
     Args:
         source: an image file, the bytes of one, or an image object (left unchanged).
-        size: target ``(height, width)``.
-        channels: 1 (grey) or 3 (RGB).
+        size: target ``(height, width)``; `None` leaves the image as large as it is.
+        channels: 1 (grey) or 3 (RGB); `None` takes 1 for an image without colour or transparency.
 
     Raises:
         ImageDecodeError: the source is missing, empty, corrupt, truncated, not an image of a known
             format, or larger than Pillow's decompression-bomb limit.
     """
-    if min(size) < 1 or channels not in (1, 3):
+    if (size is not None and min(size) < 1) or channels not in (None, 1, 3):
         raise ValueError(
             f"expected a positive size and 1 or 3 channels, got size {size}, channels {channels}"
         )
@@ -147,10 +149,12 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _to_array(image: Image.Image, size: tuple[int, int], channels: int) -> np.ndarray:
-    image = _eight_bits(ImageOps.exif_transpose(image))
-    image = _on_white(image).convert("L" if channels == 1 else "RGB")
-    height, width = size
+def _to_array(image: Image.Image, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
+    image = _on_white(_eight_bits(ImageOps.exif_transpose(image)))
+    if channels is None:
+        channels = 1 if image.mode in ("1", "L") else 3
+    image = image.convert("L" if channels == 1 else "RGB")
+    width, height = image.size if size is None else size[::-1]
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
     return np.array(image).reshape(height, width, channels)

@@ -52,15 +52,11 @@ def load_table(
         ValueError: unreadable or mixed files, a data set that is not cached, or a column that is missing,
             ambiguous or of the wrong type.
     """
-    files = table_files(source)
-    table, names = _read_files(files) if files else _read_cached(str(source), split)
-    if not names:
-        raise ValueError(f"expected images in {str(source)!r}, got an empty table")
-    column = image_column or _find_image_column(table)
-    _require_column(table, column)
+    table, names = _read_table(source, split)
+    column = _image_column(table, image_column)
     labels, class_names = _read_labels(table, label_column or _find_label_column(table))
     return index_encoded(
-        EncodedColumn(table.data.column(column)),
+        column,
         labels=labels,
         class_names=class_names,
         names=names,
@@ -69,6 +65,16 @@ def load_table(
         on_error=on_error,
         memory_limit=memory_limit,
     )
+
+
+def encoded_images(source: str | Path) -> EncodedColumn:
+    """Open the images of Parquet or Arrow files, or of a cached hub data set, without decoding them.
+
+    Raises:
+        ValueError: as `load_table`.
+    """
+    table, _ = _read_table(source, "train")
+    return _image_column(table, None)
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,21 @@ def table_files(source: str | Path) -> list[Path]:
             f"name the table files with a pattern, or move them away"
         )
     return files
+
+
+def _read_table(source: str | Path, split: str) -> tuple[datasets.Dataset, list[str]]:
+    """Open a source as one table, and name its rows."""
+    files = table_files(source)
+    table, names = _read_files(files) if files else _read_cached(str(source), split)
+    if not names:
+        raise ValueError(f"expected images in {str(source)!r}, got an empty table")
+    return table, names
+
+
+def _image_column(table: datasets.Dataset, name: str | None) -> EncodedColumn:
+    column = name or _find_image_column(table)
+    _require_column(table, column)
+    return EncodedColumn(table.data.column(column))
 
 
 def _read_files(files: list[Path]) -> tuple[datasets.Dataset, list[str]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from accelerate import PartialState
 from tqdm.auto import tqdm
+
+from gen_unlearn.processes import process_state
 
 
 def progress_bar(total: int, description: str, unit: str = "image", initial: int = 0) -> tqdm:
@@ -18,7 +19,7 @@ def progress_bar(total: int, description: str, unit: str = "image", initial: int
         desc=description,
         unit=f" {unit}",
         initial=initial,
-        disable=not PartialState().is_local_main_process,
+        disable=not process_state().is_local_main_process,
         mininterval=0.1 if sys.stderr.isatty() else 10.0,
         delay=0.5,
         dynamic_ncols=True,

@@ -27,6 +27,9 @@ TINY = {
     "evaluation.null_images": "5",
     "evaluation.judge.epochs": "1",
     "evaluation.judge.width": "8",
+    "evaluation.comparison.permutations": "20",
+    "evaluation.membership.images": "40",
+    "evaluation.membership.exemplars_per_class": "8",
 }
 TINY_OVERRIDES = tuple(f"{key}={value}" for key, value in TINY.items())
 

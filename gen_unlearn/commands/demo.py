@@ -66,7 +66,7 @@ def run_demo(config: RunConfig, out: Path) -> dict[str, Any]:
     _say("4/7  retrain from scratch without them: the oracle")
     oracle = train(config, out / "oracle", *deleted_from([run.path]), description="train oracle")
     _say("5/7  judge it after the deletion, against the oracle")
-    card = evaluate(run, oracle)
+    card = evaluate(run, [oracle])
     card = replace(card, measures=(*card.measures, _overhead(run)))
     write_text(run.scorecard_path, card.to_json())
     _say("6/7  write the report")

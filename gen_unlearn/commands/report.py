@@ -9,7 +9,7 @@ import numpy as np
 
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.evaluate import find_deletion
-from gen_unlearn.commands.measures import Deletion
+from gen_unlearn.judging.evidence import Deletion
 from gen_unlearn.metrics.copying import nearest_images
 from gen_unlearn.metrics.scorecard import Scorecard
 from gen_unlearn.report.page import DeletedView, GridRow, Neighbour, ReportContent, StateView, render_report

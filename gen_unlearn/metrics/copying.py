@@ -1,7 +1,8 @@
-"""Nearest neighbours in pixel space: whether generated images copy particular training images.
+"""Nearest neighbours in pixel space: how near generated images come to particular training images.
 
 Distances are Euclidean over all pixel values divided by 255. The distance to the nearest generated image
-shrinks as more images are generated: compare models only at equal numbers.
+shrinks as more images are generated: compare models only at equal numbers. `gen_unlearn.metrics.copy_tests`
+asks the question from the other side: which generated images are copies, and of what.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.special
 
+from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.metrics.estimate import Estimate, proportion
 from gen_unlearn.metrics.features import require_images
+from gen_unlearn.repro import id_keys, keyed_order
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,47 @@ class CopyDistances:
             "control_distance": self.control_distance.tolist(),
             "control_nearest": self.control_nearest.tolist(),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingGallery:
+    """Hold the distinct training images, and what became of each.
+
+    Attributes:
+        images: uint8 ``(m, height, width, channels)``, no two with equal pixels; deleted ones come first.
+        deleted: which were deleted, bool ``(m,)``.
+        control: the retained ones to compare with, bool ``(m,)``: as many as were deleted, if so many remain.
+        unmatched: deleted images that have no control image of their class; all after a whole class went.
+    """
+
+    images: np.ndarray
+    deleted: np.ndarray
+    control: np.ndarray
+    unmatched: int
+
+    @classmethod
+    def of(
+        cls, deleted: IndexedImages, retained: IndexedImages, *parts: int | str | bytes
+    ) -> TrainingGallery:
+        """Collect the distinct images of both, and choose the control by a hash keyed with `parts`.
+
+        Byte-identical images, told by their ids, are one image: the nearest two neighbours of a copy are
+        then never the same image twice. Pixels that are both deleted and retained count as deleted.
+        """
+        _, first = np.unique(id_keys(np.concatenate([deleted.ids, retained.ids])), return_index=True)
+        own = np.sort(first[first < len(deleted)])
+        kept = np.sort(first[first >= len(deleted)]) - len(deleted)
+        labels, labels_kept = deleted.labels[own], retained.labels[kept]
+        control = class_matched_control(labels, retained.ids[kept], labels_kept, *parts)
+        classes = max(labels.max(initial=0), labels_kept.max(initial=0)) + 1
+        lacking = np.bincount(labels, minlength=classes) - np.bincount(
+            labels_kept[control], minlength=classes
+        )
+        is_deleted = np.arange(len(own) + len(kept)) < len(own)
+        is_control = np.zeros(len(is_deleted), dtype=bool)
+        is_control[len(own) + control] = True
+        images = np.concatenate([deleted.select(own).all_images(), retained.select(kept).all_images()])
+        return cls(images, is_deleted, is_control, int(lacking.clip(min=0).sum()))
 
 
 def nearest_images(
@@ -131,6 +176,70 @@ def share_nearest_forgotten(generated: np.ndarray, forgotten: np.ndarray, retain
     to_forgotten, _ = nearest_images(generated, forgotten)
     to_retained, _ = nearest_images(generated, retained)
     return proportion(int((to_forgotten <= to_retained).sum()), len(generated))
+
+
+def class_matched_control(
+    labels_deleted: np.ndarray,
+    ids_retained: np.ndarray,
+    labels_retained: np.ndarray,
+    *parts: int | str | bytes,
+) -> np.ndarray:
+    """Choose as many retained images as were deleted, of the same classes where there are enough of them.
+
+    Within a class, and for deleted images whose class has too few retained ones (none after a whole class
+    was deleted), the first in `gen_unlearn.repro.keyed_order` are taken: the choice depends on ids, labels
+    and key, not on the order of the rows. How many are not matched is the caller's to report: the deleted
+    images of each class beyond the control images of that class.
+
+    Args:
+        labels_deleted: classes of the deleted images, integers ``(d,)``.
+        ids_retained: content ids, uint8 ``(r, 16)``.
+        labels_retained: classes of the retained images, integers ``(r,)``.
+        parts: key of the choice.
+
+    Returns:
+        Distinct rows into the retained images, int64 ``(min(d, r),)``.
+
+    Raises:
+        ValueError: if ids and labels of the retained images differ in number.
+    """
+    if labels_retained.shape != (len(ids_retained),):
+        raise ValueError(
+            f"expected one label per retained image, got {labels_retained.shape} labels for "
+            f"{len(ids_retained)} ids; pass both from the same images"
+        )
+    order = keyed_order(ids_retained, *parts)
+    chosen = np.zeros(len(order), dtype=bool)
+    for label, wanted in zip(*np.unique(labels_deleted, return_counts=True), strict=True):
+        chosen[np.flatnonzero(labels_retained[order] == label)[:wanted]] = True
+    missing = len(labels_deleted) - int(chosen.sum())
+    chosen[np.flatnonzero(~chosen)[:missing]] = True
+    return order[chosen]
+
+
+def median_estimate(values: np.ndarray) -> Estimate:
+    """Estimate a median and its standard error, of floats of shape ``(n,)``.
+
+    The error is that of Maritz and Jarrett (1978, Biometrika 65): the standard deviation of the median over
+    all bootstrap samples, in closed form. The median of a bootstrap sample of odd size `n` is the *i*-th
+    order statistic with probability ``I(i/n) - I((i-1)/n)``, where `I` is the regularised incomplete beta
+    function with both parameters ``(n + 1) / 2``. It assumes no distribution; the error is too large, by a
+    quarter, where the median lies between two humps. It covers the draw of the values, as independent: not
+    what they share, such as one set of generated images.
+
+    Raises:
+        ValueError: if there are fewer than two values, or one is not finite.
+    """
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(
+            f"expected at least two finite values of shape (n,), got {values.dtype} of shape {values.shape}; "
+            "report the median of fewer without an error"
+        )
+    ordered = np.sort(values.astype(np.float64))
+    half = (len(ordered) + 1) / 2
+    weights = np.diff(scipy.special.betainc(half, half, np.linspace(0, 1, len(ordered) + 1)))
+    mean = weights @ ordered
+    return Estimate(float(np.median(ordered)), float(np.sqrt(weights @ np.square(ordered - mean))))
 
 
 def _nearest_keys(queries: np.ndarray, gallery: np.ndarray, k: int, chunk: int) -> np.ndarray:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-
-from gen_unlearn.pixels import to_model_input
-from gen_unlearn.repro import digest_arrays, digest_bytes, torch_generator
 
 
 class FeatureExtractor(Protocol):
-    """Map images to feature vectors.
+    """Map images to feature vectors, each image on its own.
 
-    `name` says what the extractor is and what its numbers may be compared with; `dim` is the length of a
-    vector; `digest` is a SHA-256 over weights and preprocessing. A call maps uint8 images of shape
-    ``(n, height, width, channels)`` to floats of shape ``(n, dim)``, each image on its own.
+    Attributes:
+        name: what the extractor is, and what its numbers may be compared with.
+        dim: length of a feature vector.
+        digest: SHA-256 over weights and preprocessing.
+        resize: what `preprocess` does to the size of an image; ``"none"`` if it leaves it.
     """
 
     @property
@@ -31,32 +28,43 @@ class FeatureExtractor(Protocol):
     @property
     def digest(self) -> str: ...
 
-    def __call__(self, images: np.ndarray) -> np.ndarray: ...
+    @property
+    def resize(self) -> str: ...
+
+    def preprocess(self, image: np.ndarray) -> torch.Tensor:
+        """Map one uint8 image ``(height, width, channels)`` to the network's input, float32 ``(c, h, w)``."""
+        ...
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Map stacked inputs ``(n, c, h, w)``, on any device, to floats ``(n, dim)``."""
+        ...
 
 
 @dataclass(frozen=True)
 class MeasurementProtocol:
     """Record how features were measured; only statistics with equal records may be compared.
 
-    `image_shape` is ``(height, width, channels)`` before any resizing; `resize` describes what happens to
-    it inside the extractor, or is ``"none"``.
+    Attributes:
+        extractor: name of the extractor.
+        extractor_digest: digest of its weights and preprocessing.
+        resize: how images were brought to the size that the network sees, or ``"none"``.
+        input_shape: ``(channels, height, width)`` of what the network sees.
     """
 
     extractor: str
     extractor_digest: str
-    image_shape: tuple[int, int, int]
-    resize: str = "none"
+    resize: str
+    input_shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, extractor: FeatureExtractor, images: np.ndarray, resize: str = "none") -> MeasurementProtocol:
-        """Return the record of measuring `images`, uint8 ``(n, height, width, channels)``."""
-        require_images(images)
-        height, width, channels = images.shape[1:]
-        return cls(extractor.name, extractor.digest, (height, width, channels), resize)
+    def of(cls, extractor: FeatureExtractor, image: np.ndarray) -> MeasurementProtocol:
+        """Return the record of measuring images like `image`, uint8 ``(height, width, channels)``."""
+        channels, height, width = extractor.preprocess(image).shape
+        return cls(extractor.name, extractor.digest, extractor.resize, (channels, height, width))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as a JSON-able dictionary."""
-        return {**asdict(self), "image_shape": list(self.image_shape)}
+        return {**asdict(self), "input_shape": list(self.input_shape)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +77,19 @@ class FeatureStats:
     protocol: MeasurementProtocol
 
     @classmethod
-    def from_features(cls, features: np.ndarray, protocol: MeasurementProtocol) -> FeatureStats:
+    def from_features(
+        cls, features: np.ndarray, protocol: MeasurementProtocol, smallest: int = 2
+    ) -> FeatureStats:
         """Compute the statistics of features of shape ``(n, d)``, accumulated in float64.
 
+        With ``smallest = 1`` a single row is taken too, with a covariance of 0: a part to merge with others.
+
         Raises:
-            ValueError: if there are fewer than two rows, or a value is not finite.
+            ValueError: if there are fewer than `smallest` rows, or a value is not finite.
         """
-        if features.ndim != 2 or len(features) < 2:
+        if features.ndim != 2 or len(features) < smallest:
             raise ValueError(
-                f"expected features of shape (n, d) with n >= 2, got {features.shape}; "
+                f"expected features of shape (n, d) with n >= {smallest}, got {features.shape}; "
                 "a covariance needs at least two images"
             )
         if broken := int((~np.isfinite(features)).any(axis=1).sum()):
@@ -88,7 +100,7 @@ class FeatureStats:
         features = features.astype(np.float64)
         mean = features.mean(axis=0)
         centred = features - mean
-        return cls(len(features), mean, centred.T @ centred / (len(features) - 1), protocol)
+        return cls(len(features), mean, centred.T @ centred / max(len(features) - 1, 1), protocol)
 
     def merge(self, other: FeatureStats) -> FeatureStats:
         """Return the statistics of both sets of images together, exactly (Chan et al. 1979).
@@ -109,7 +121,7 @@ def require_same_protocol(a: FeatureStats, b: FeatureStats) -> None:
     if a.protocol != b.protocol:
         raise ValueError(
             f"expected features measured under one protocol, got {a.protocol.as_dict()} and "
-            f"{b.protocol.as_dict()}; extract both with the same extractor, image shape and resize"
+            f"{b.protocol.as_dict()}; extract both with the same extractor, resize and image size"
         )
 
 
@@ -123,57 +135,28 @@ def require_images(images: np.ndarray) -> None:
 
 
 def extract_features(extractor: FeatureExtractor, images: np.ndarray, batch_size: int = 512) -> np.ndarray:
-    """Return the features of uint8 images ``(n, height, width, channels)`` as float64 ``(n, dim)``.
+    """Return the features of uint8 images ``(n, height, width, channels)`` as float32 ``(n, dim)``.
 
     Raises:
         ValueError: if the images are not uint8, or the extractor does not return ``(batch, dim)``.
     """
     require_images(images)
-    features = np.empty((len(images), extractor.dim))
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        result = extractor(batch)
-        if result.shape != (len(batch), extractor.dim):
-            raise ValueError(
-                f"expected features of shape {(len(batch), extractor.dim)} from {extractor.name}, "
-                f"got {result.shape}; correct its `dim`"
-            )
-        features[start : start + len(batch)] = result
-    return features
+    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    inputs = (torch.stack([extractor.preprocess(image) for image in batch]) for batch in batches)
+    return np.concatenate([apply_extractor(extractor, batch) for batch in inputs])
 
 
-class RandomConvFeatures:
-    """Extract features with a small convolutional network of fixed random weights.
+def apply_extractor(extractor: FeatureExtractor, inputs: torch.Tensor) -> np.ndarray:
+    """Return the features of preprocessed images ``(n, c, h, w)`` as float32 ``(n, dim)``.
 
-    For tests and offline checks: it tells distributions apart, but its distances have no perceptual
-    meaning. Takes one or three channels (grey is repeated to three) and images of at least 8 x 8 pixels.
+    Raises:
+        ValueError: if the extractor returns another shape.
     """
-
-    def __init__(self, seed: int = 0, dim: int = 64) -> None:
-        generator = torch_generator("random-conv", seed)
-        shapes = [(32, 3, 3, 3), (32, 32, 3, 3), (dim, 32, 3, 3)]
-        self._kernels = [
-            torch.randn(shape, generator=generator) * math.sqrt(2 / math.prod(shape[1:])) for shape in shapes
-        ]
-        self.dim = dim
-        self.name = f"random-conv-{dim} (seed {seed}, untrained; comparable only with itself)"
-        weights = digest_arrays(*(kernel.numpy() for kernel in self._kernels))
-        self.digest = digest_bytes(b"pixels/127.5-1; 3x (conv, relu); mean", weights.encode())
-
-    @torch.inference_mode()
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return float32 features of shape ``(n, dim)``.
-
-        Raises:
-            ValueError: if the images are not uint8, have another number of channels, or are too small.
-        """
-        hidden = to_model_input(images)
-        if hidden.shape[1] not in (1, 3) or min(hidden.shape[2:]) < 8:
-            raise ValueError(
-                f"expected one or three channels and at least 8 x 8 pixels, got images of shape "
-                f"{images.shape[1:]}; convert them to grey or RGB first"
-            )
-        hidden = hidden.expand(-1, 3, -1, -1)
-        for stride, kernel in zip((1, 2, 2), self._kernels, strict=True):
-            hidden = F.relu(F.conv2d(hidden, kernel, stride=stride, padding=1))
-        return hidden.mean(dim=(2, 3)).numpy()
+    with torch.inference_mode():
+        features = extractor(inputs)
+    if features.shape != (len(inputs), extractor.dim):
+        raise ValueError(
+            f"expected features of shape {(len(inputs), extractor.dim)} from {extractor.name}, "
+            f"got {tuple(features.shape)}; correct its `dim`"
+        )
+    return features.float().cpu().numpy()

@@ -1,10 +1,12 @@
-"""How often a judge classifier recognises the classes that were, or were not, to be forgotten."""
+"""How often, and how surely, a classifier recognises the classes that were, or were not, to be forgotten."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import numpy as np
+import scipy.special
 
 from gen_unlearn.metrics.estimate import Estimate, proportion
 
@@ -87,6 +89,81 @@ def forgotten_class_rate(
     if len(predicted) == 0:
         return Estimate(0.0, 0.0)
     return class_share(predicted, forgotten).scaled(len(predicted) / (images_per_class * len(classes)))
+
+
+def unlearning_accuracy(predicted: np.ndarray, forgotten: Collection[int]) -> Estimate:
+    """Estimate how often images asked for under forgotten classes are not recognised as one of them.
+
+    This is UA, one minus the accuracy of a fixed classifier (Fan et al. 2024, SalUn, in ``[0, 1]``). An image
+    asked for as one forgotten class and recognised as another one is not unlearned, so with several
+    classes it is at most one minus the accuracy. Noise scores 1 as well: read it with the quality of
+    these images, and against the oracle's value, which is below 1.
+
+    Args:
+        predicted: class recognised in each image asked for under a forgotten class, integers ``(n,)``.
+        forgotten: the forgotten classes.
+
+    Raises:
+        ValueError: if the shape or type is wrong, or there are no images: a model that refuses the
+            classes has no unlearning accuracy.
+    """
+    share = class_share(predicted, forgotten)
+    return Estimate(1 - share.value, share.standard_error)
+
+
+def class_probability(probabilities: np.ndarray, classes: Collection[int]) -> Estimate:
+    """Estimate the mean probability that a classifier gives to `classes` together.
+
+    Args:
+        probabilities: floats of shape ``(n, K)``, one distribution over classes per image.
+        classes: classes whose probabilities are added.
+
+    Raises:
+        ValueError: if a row is no distribution, there are fewer than two, or a class is not below `K`.
+    """
+    _require_distributions(probabilities)
+    chosen = _require_classes(classes)
+    if chosen[-1] >= probabilities.shape[1]:
+        raise ValueError(
+            f"expected classes below {probabilities.shape[1]}, got {chosen[-1]}; "
+            "pass the probabilities of the classifier that knows these classes"
+        )
+    return _mean(probabilities[:, chosen].astype(np.float64).sum(axis=1))
+
+
+def prediction_entropy(probabilities: np.ndarray) -> Estimate:
+    """Estimate the mean entropy ``-sum p ln p`` of a classifier's predictions, in nats.
+
+    It is between 0, sure of every image, and ``ln K``, as on noise for a calibrated classifier.
+
+    Args:
+        probabilities: floats of shape ``(n, K)``, one distribution over classes per image.
+
+    Raises:
+        ValueError: if a row is no distribution, or there are fewer than two.
+    """
+    _require_distributions(probabilities)
+    return _mean(scipy.special.entr(probabilities.astype(np.float64)).sum(axis=1))
+
+
+def _mean(values: np.ndarray) -> Estimate:
+    """Estimate the mean of float64 values ``(n,)`` with the error ``sd / sqrt(n)``."""
+    return Estimate(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)))
+
+
+def _require_distributions(probabilities: np.ndarray) -> None:
+    """Raise a ValueError unless there are two rows or more, each >= 0 with sum 1 within 1e-3."""
+    if probabilities.ndim != 2 or len(probabilities) < 2:
+        raise ValueError(
+            f"expected probabilities of shape (n, classes) with n >= 2, got {probabilities.shape}; "
+            "one image has no standard error"
+        )
+    proper = (probabilities >= 0).all(axis=1) & (np.abs(probabilities.sum(axis=1) - 1) <= 1e-3)
+    if not proper.all():
+        raise ValueError(
+            f"expected rows >= 0 that sum to 1, got {int((~proper).sum())} of {len(proper)} that do not; "
+            "apply a softmax to logits"
+        )
 
 
 def _require_labels(*labels: np.ndarray) -> None:

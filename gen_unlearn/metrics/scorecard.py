@@ -21,6 +21,7 @@ class Measure:
         standard_error: its standard error, `None` where there is none to state.
         floor: what the best possible generator would get, or chance level.
         floor_definition: what the floor is.
+        details: further numbers by name, such as the ends of a 95 % interval or a p-value.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Measure:
     standard_error: float | None = None
     floor: float | None = None
     floor_definition: str = ""
+    details: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -38,9 +40,18 @@ class Measure:
         definition: str,
         floor: float | None = None,
         floor_definition: str = "",
+        details: dict[str, float] | None = None,
     ) -> Measure:
         """Make a measure of an estimate with its standard error."""
-        return cls(name, estimate.value, definition, estimate.standard_error, floor, floor_definition)
+        return cls(
+            name,
+            estimate.value,
+            definition,
+            estimate.standard_error,
+            floor,
+            floor_definition,
+            details or {},
+        )
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,12 @@ class Scorecard:
             asked for under the class that the judge recognises as it. A refused class is left out.
         samples: state -> name of the file in the run's ``samples`` folder that holds its images.
         notes: what the reader must know, such as a comparison that could not be made.
+        roc: attack (``loss``, ``SecMI``, ``PIA``, ``PIAN``, ``likelihood ratio``) -> state (``before``,
+            ``after``, ``oracle``, ``random removal``) -> its curve: ``fpr`` and ``tpr``, two lists of equal
+            length of shares in [0, 1], both ascending.
+        confusion: state -> class asked for, or ``null token`` -> class recognised -> number of images. The
+            inner tables name every class, in the order of the labels; a refused class is left out of the
+            classes asked for.
     """
 
     measures: tuple[Measure, ...]
@@ -61,6 +78,8 @@ class Scorecard:
     accuracy_per_class: dict[str, dict[str, float]] = field(default_factory=dict)
     samples: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    roc: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
+    confusion: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
 
     def value(self, name: str) -> float:
         """Return the value of a measure.
@@ -79,7 +98,13 @@ class Scorecard:
 
     @classmethod
     def from_file(cls, path: Path) -> Scorecard:
-        """Read a scorecard that was written as JSON; a damaged file is an error that names it."""
+        """Read a scorecard that was written as JSON; a damaged file is an error that names it.
+
+        A file without ``roc`` or ``confusion`` is older than they are: they are empty.
+
+        Raises:
+            ValueError: the file is not a scorecard.
+        """
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             return cls(
@@ -88,6 +113,8 @@ class Scorecard:
                 accuracy_per_class=fields["accuracy_per_class"],
                 samples=fields["samples"],
                 notes=tuple(fields["notes"]),
+                roc=fields.get("roc", {}),
+                confusion=fields.get("confusion", {}),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is not a scorecard: {error}") from error

@@ -20,6 +20,9 @@ from torch import Tensor
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 StepCallback = Callable[[DiffusionPipeline, int, int, dict[str, Tensor]], dict[str, Tensor]]
+NoisePredictor = Callable[[Tensor, Tensor], Tensor]
+"""Map noisy images ``(batch, channels, height, width)`` and a timestep ``()`` to the network's prediction."""
+
 Sampler = Literal["ddpm", "ddim", "dpm-solver++"]
 
 
@@ -72,7 +75,7 @@ def build_sampler(name: Sampler, training: DDPMScheduler) -> SchedulerMixin:
 @torch.no_grad()
 def denoise(
     pipeline: DiffusionPipeline,
-    predict_noise: Callable[[Tensor, Tensor], Tensor],
+    predict_noise: NoisePredictor,
     shape: tuple[int, int, int, int],
     *,
     num_inference_steps: int,
@@ -118,6 +121,15 @@ def denoise(
             replaced = callback_on_step_end(pipeline, index, int(timestep), {"latents": samples})
             samples = replaced.get("latents", samples)
     return samples
+
+
+def require_one_image_per_label(noisy: Tensor, labels: int) -> None:
+    """Raise a ValueError unless `noisy` holds as many images as a predictor was made for."""
+    if len(noisy) != labels:
+        raise ValueError(
+            f"expected {labels} noisy images, one for each class label of this predictor, got {len(noisy)}; "
+            "make a predictor for each batch"
+        )
 
 
 def _step_options(scheduler: SchedulerMixin, generator: Generators, eta: float) -> dict[str, Any]:

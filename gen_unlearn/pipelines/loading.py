@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from accelerate import PartialState
 from diffusers.utils import logging as diffusers_logging
 
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
 from gen_unlearn.pipelines.denoising import NoiseConfig, build_sampler
 from gen_unlearn.pipelines.sampling import GeneratorPipeline, SamplingConfig
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
+from gen_unlearn.processes import process_state
 from gen_unlearn.repro import digest_state
 
 
@@ -27,7 +27,7 @@ def load_generator(
     """Load a pipeline from a local folder onto this process's device, with the sampler that is asked for."""
     pipeline_class = SemiParametricDDPMPipeline if kind == "semi-parametric" else ClassConditionalDDPMPipeline
     with _quiet_loading():
-        pipeline = pipeline_class.from_pretrained(path, local_files_only=True).to(PartialState().device)
+        pipeline = pipeline_class.from_pretrained(path, local_files_only=True).to(process_state().device)
     pipeline.scheduler = build_sampler(sampling.sampler, noise.build())
     return pipeline
 

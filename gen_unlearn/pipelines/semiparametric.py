@@ -18,7 +18,13 @@ from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.models.fusion import NULL_GROUP, FusionContext, FusionPlan, plan_fusion
 from gen_unlearn.models.unet import SemiParametricUNet2DModel
-from gen_unlearn.pipelines.denoising import Generators, StepCallback, denoise
+from gen_unlearn.pipelines.denoising import (
+    Generators,
+    NoisePredictor,
+    StepCallback,
+    denoise,
+    require_one_image_per_label,
+)
 from gen_unlearn.pipelines.output import OutputType, convert_samples
 from gen_unlearn.receipts import CORE_PROMISES, DeletionReceipt
 
@@ -87,6 +93,50 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
         Raises:
             ValueError: a label is unknown, or its class has no exemplar left.
         """
+        predict_noise = self.noise_predictor(
+            class_labels, exemplars_per_class, exemplar_seed, guidance_scale, on_empty_class
+        )
+        config = self.unet.config
+        samples = denoise(
+            self,
+            predict_noise,
+            (len(class_labels), config.in_channels, config.sample_size, config.sample_size),
+            num_inference_steps=num_inference_steps,
+            generator=generator,
+            eta=eta,
+            latents=latents,
+            callback_on_step_end=callback_on_step_end,
+        )
+        images = convert_samples(samples, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @torch.no_grad()
+    def noise_predictor(
+        self,
+        class_labels: Sequence[int | None],
+        exemplars_per_class: int = 32,
+        exemplar_seed: int | Sequence[int] = 0,
+        guidance_scale: float = 1.3,
+        on_empty_class: OnEmptyClass = "raise",
+    ) -> NoisePredictor:
+        """Return what `__call__` denoises with, for one batch of images.
+
+        It keeps the exemplars that it was made with; make a new one after a deletion.
+
+        Args:
+            class_labels: class of each noisy image; `None` for the null token.
+            exemplars_per_class: see `__call__`, as for the rest.
+            exemplar_seed: which exemplars are drawn, for all images or for each.
+            guidance_scale: classifier-free guidance; 1 gives the network's own prediction.
+            on_empty_class: what to do for a class without exemplars.
+
+        Returns:
+            A function of noisy images ``(images, channels, height, width)`` and a timestep, an integer tensor
+            ``()``, to the prediction that the scheduler's ``prediction_type`` names, without gradient.
+
+        Raises:
+            ValueError: a label is unknown, or its class has no exemplar left.
+        """
         labels = [None if label is None else int(label) for label in class_labels]
         seeds = list(exemplar_seed) if isinstance(exemplar_seed, Sequence) else [exemplar_seed] * len(labels)
         if len(seeds) != len(labels):
@@ -101,19 +151,7 @@ class SemiParametricDDPMPipeline(DiffusionPipeline):
         if self.exemplars is not None and len(plan.slots):
             self._bank = ExemplarBank.build(self.exemplars, self.unet, self._bank)
             context = self.unet.fusion.context(self._bank.tokens, plan)
-        config = self.unet.config
-        samples = denoise(
-            self,
-            _NoisePrediction(self.unet, context, guidance_scale, self._label_slots(labels)),
-            (len(labels), config.in_channels, config.sample_size, config.sample_size),
-            num_inference_steps=num_inference_steps,
-            generator=generator,
-            eta=eta,
-            latents=latents,
-            callback_on_step_end=callback_on_step_end,
-        )
-        images = convert_samples(samples, output_type)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return _NoisePrediction(self.unet, context, guidance_scale, self._label_slots(labels), len(labels))
 
     @property
     def num_classes(self) -> int:
@@ -225,13 +263,17 @@ class _NoisePrediction:
         context: FusionContext | None,
         guidance_scale: float,
         label_slots: Tensor | None,
+        images: int,
     ) -> None:
         self.unet = unet
         self.context = context
         self.guidance_scale = guidance_scale
         self.label_slots = label_slots
+        self.images = images
 
+    @torch.no_grad()
     def __call__(self, samples: Tensor, timestep: Tensor) -> Tensor:
+        require_one_image_per_label(samples, self.images)
         unet = self.unet
         encoded = unet.encode(samples, timestep, self.label_slots)
         conditional = unet.decode(unet.fuse(encoded, self.context))

@@ -11,17 +11,25 @@ from gen_unlearn.metrics.scorecard import Measure
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Fréchet distances": ("fd_", "fid", "frechet"),
-    "Forgotten classes": ("forgotten_",),
+    "Other distances to real images": ("kd_", "precision_", "recall_", "density_", "coverage_"),
+    "Retrain gap": ("retrain_gap", "fd_to_oracle", "kd_to_oracle"),
+    "Forgotten classes": ("forgotten_", "unlearning_", "entropy_"),
     "Retained classes": ("retained_", "retain_"),
+    "Membership": ("membership_",),
     "Copies of deleted images": ("nearest_", "copy", "copies", "share_nearest"),
+    "Data copying": ("authenticity", "copying_", "mifid"),
     "Cost": ("seconds_", "sampling_", "cost_", "bytes_", "parameters", "memory"),
 }
-"""Group -> what the names of its measures begin with."""
+"""Group -> what the names of its measures begin with; the longest beginning decides."""
 
 OTHER_GROUP = "Other measures"
 
-SHARES = {"rate", "accuracy", "share"}
+SHARES = {"rate", "accuracy", "share", "precision", "recall", "coverage", "tpr", "authenticity"}
 """A measure with one of these words in its name is a share, and is written in per cent."""
+
+
+PLAIN = ("fd_", "kd_", "density_", "mifid_", "copying_z_")
+"""Beginnings of measures without a unit, whatever the folder of images is called that ends their names."""
 
 
 def grouped(measures: Iterable[Measure]) -> dict[str, list[Measure]]:
@@ -34,28 +42,31 @@ def grouped(measures: Iterable[Measure]) -> dict[str, list[Measure]]:
 
 def group_of(name: str) -> str:
     """Return the group of a measure by how its name begins."""
-    return next((group for group, begins in GROUPS.items() if name.startswith(begins)), OTHER_GROUP)
+    fits = [
+        (len(begin), group) for group, begins in GROUPS.items() for begin in begins if name.startswith(begin)
+    ]
+    return max(fits)[1] if fits else OTHER_GROUP
 
 
 def is_share(name: str) -> bool:
     """Say whether a measure is a share, to be written in per cent."""
-    return not SHARES.isdisjoint(name.split("_"))
+    return not name.startswith(PLAIN) and not SHARES.isdisjoint(name.split("_"))
 
 
 def unit_of(name: str) -> str:
     """Return the unit that follows the number, with a no-break space before it, or nothing."""
     if is_share(name):
         return "\u00a0%"
-    return "\u00a0s" if "seconds" in name.split("_") else ""
+    return "\u00a0s" if "seconds" in name.split("_") and not name.startswith(PLAIN) else ""
 
 
 def format_value(measure: Measure) -> str:
     """Write a measure as ``12.8 ± 0.4`` or, if it is a share, ``97.1 ± 0.5 %``."""
     value, error = measure.value, measure.standard_error
     if error and math.isfinite(value) and math.isfinite(error):
-        number = str(Estimate(value, error).scaled(_factor(measure))).replace(" ", "\u00a0")
+        number = str(Estimate(value, error).scaled(factor_of(measure))).replace(" ", "\u00a0")
     else:
-        number = three_digits(value * _factor(measure))
+        number = three_digits(value * factor_of(measure))
     return number + unit_of(measure.name)
 
 
@@ -63,7 +74,25 @@ def format_floor(measure: Measure) -> str:
     """Write the floor of a measure in its unit, or nothing where there is none."""
     if measure.floor is None:
         return ""
-    return three_digits(measure.floor * _factor(measure)) + unit_of(measure.name)
+    return three_digits(measure.floor * factor_of(measure)) + unit_of(measure.name)
+
+
+def format_details(measure: Measure) -> str:
+    """Write the further numbers of a measure, shares in per cent, such as ``95 % interval 0.58 to 0.66``."""
+
+    def write(name: str, value: float) -> str:
+        if is_share(measure.name) and name != "p_value":
+            return three_digits(100 * value) + unit_of(measure.name)
+        return three_digits(value)
+
+    numbers = {name: write(name, value) for name, value in measure.details.items()}
+    texts = []
+    if {"interval_low", "interval_high"} <= numbers.keys():
+        low, high = numbers.pop("interval_low"), numbers.pop("interval_high")
+        texts.append(f"95\u00a0% interval {low} to {high}")
+    texts += [f"{name.replace('_', ' ')} {text}" for name, text in numbers.items()]
+    joined = "; ".join(texts)
+    return joined[:1].upper() + joined[1:]
 
 
 def three_digits(value: float) -> str:
@@ -71,7 +100,7 @@ def three_digits(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < math.inf else f"{value:.3g}"
 
 
-def _factor(measure: Measure) -> float:
+def factor_of(measure: Measure) -> float:
     """Return what a value of `measure` is multiplied with to be in its unit."""
     return 100.0 if is_share(measure.name) else 1.0
 

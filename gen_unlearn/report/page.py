@@ -7,15 +7,24 @@ from dataclasses import dataclass
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from gen_unlearn.metrics.scorecard import Scorecard
 from gen_unlearn.receipts import NOT_COVERED, OUTSIDE, PROMISES, DeletionReceipt, Level
-from gen_unlearn.report import numbers, plots
+from gen_unlearn.report import numbers
+from gen_unlearn.report.classes import MANY_CLASSES, NULL_TOKEN, class_maps
 from gen_unlearn.report.images import Picture, page_picture
+from gen_unlearn.report.kept import kept_by_weights
+from gen_unlearn.report.plots import comparison_plots
+from gen_unlearn.report.roc import roc_panels
+from gen_unlearn.report.states import States
 from gen_unlearn.repro import software_versions
 
-_MANY_CLASSES = 40
-"""From more classes than this on, the table of accuracies is folded."""
+_FEW_DELETED = 6
+"""So many deleted images are shown; the others are folded."""
+
+_MANY_MEASURES = 24
+"""With more measures than this, their tables are folded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +103,34 @@ def render_report(content: ReportContent) -> str:
     """Render the page as one HTML text that loads nothing from anywhere.
 
     Raises:
-        ValueError: an image is not uint8, grey or RGB, of the shape stated above.
+        ValueError: an image is not uint8, grey or RGB, of the shape stated above, or a ROC curve is damaged.
     """
+    card, states = content.scorecard, _states(content)
+    template = _environment(states).get_template("page.html.jinja")
+    return template.render(
+        content=content,
+        scorecard=card,
+        states=states,
+        few_deleted=_FEW_DELETED,
+        promises=_promises(content.receipts),
+        outside=OUTSIDE,
+        kept=kept_by_weights(card, content.receipts),
+        sample_rows=_sample_rows(content.states),
+        plots=comparison_plots(card, states),
+        panels=roc_panels(card, states),
+        maps=class_maps(card, states),
+        null_token=NULL_TOKEN,
+        accuracy=_accuracy_rows(card),
+        many_classes=MANY_CLASSES,
+        groups=numbers.grouped(card.measures),
+        many_measures=_MANY_MEASURES,
+        numbers=numbers,
+        versions=software_versions(),
+    )
+
+
+def _environment(states: States) -> Environment:
+    """Return the templates of the page, with filters for its pictures and states."""
     environment = Environment(
         loader=PackageLoader("gen_unlearn", "report"),
         autoescape=True,
@@ -105,18 +140,28 @@ def render_report(content: ReportContent) -> str:
     )
     environment.filters["picture"] = _single_picture
     environment.filters["strip"] = _strip_picture
-    template = environment.get_template("page.html.jinja")
-    return template.render(
-        content=content,
-        scorecard=content.scorecard,
-        promises=_promises(content.receipts),
-        outside=OUTSIDE,
-        sample_rows=_sample_rows(content.states),
-        accuracy=_accuracy_rows(content.scorecard),
-        many_classes=_MANY_CLASSES,
-        numbers=numbers,
-        plots=plots,
-        versions=software_versions(),
+    environment.filters["state"] = lambda name: _badge(states, name)
+    return environment
+
+
+def _states(content: ReportContent) -> States:
+    """Collect the states that the page may show anywhere."""
+    card = content.scorecard
+    return States.of(
+        [
+            *(view.name for view in content.states),
+            *(neighbour.state for view in content.deleted for neighbour in view.neighbours),
+            *card.accuracy_per_class,
+            *card.confusion,
+            *(state for by_state in card.roc.values() for state in by_state),
+        ]
+    )
+
+
+def _badge(states: States, name: str) -> Markup:
+    """Write the name of a state with a dot of its colour."""
+    return Markup('<span class="state" style="--state: var(--{})">{}</span>').format(
+        states.variable(name), name
     )
 
 

@@ -129,10 +129,15 @@ def train_judge(
 
 def predict(model: JudgeClassifier, images: np.ndarray, batch_size: int = 512) -> np.ndarray:
     """Map uint8 images ``(n, height, width, channels)`` to their most likely classes, int64 ``(n,)``."""
+    return predict_probabilities(model, images, batch_size).argmax(axis=1)
+
+
+def predict_probabilities(model: JudgeClassifier, images: np.ndarray, batch_size: int = 512) -> np.ndarray:
+    """Map uint8 images ``(n, height, width, channels)`` to class probabilities, float64 ``(n, classes)``."""
     require_images(images)
     with torch.inference_mode():
         batches = [
-            model(to_model_input(images[start : start + batch_size]).to(model.device)).argmax(dim=1)
+            model(to_model_input(images[start : start + batch_size]).to(model.device)).double().softmax(dim=1)
             for start in range(0, len(images), batch_size)
         ]
     return torch.cat(batches).cpu().numpy()
@@ -144,18 +149,21 @@ class JudgeFeatures:
     The digest is taken once, here: do not train the model afterwards.
     """
 
-    def __init__(self, model: JudgeClassifier) -> None:
+    resize = "none"
+
+    def __init__(self, model: JudgeClassifier, trained_on: str = "this run's training split") -> None:
         self._model = model
         self.dim: int = model.config.feature_dim
-        self.name = (
-            f"judge-cnn-{self.dim} (trained on this run's training split; not comparable with Inception FID)"
-        )
+        self.name = f"judge-cnn-{self.dim} (trained on {trained_on}; not comparable with Inception FID)"
         self.digest = digest_bytes(b"pixels/127.5-1", digest_state(model.state_dict()).encode())
 
-    @torch.inference_mode()
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Map uint8 images ``(n, height, width, channels)`` to float32 features ``(n, dim)``."""
-        return self._model.features(to_model_input(images).to(self._model.device)).cpu().numpy()
+    def preprocess(self, image: np.ndarray) -> torch.Tensor:
+        """Map a uint8 image ``(height, width, channels)`` to values in [-1, 1]."""
+        return to_model_input(image[None])[0]
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Map inputs ``(n, channels, height, width)`` in [-1, 1] to float32 features ``(n, dim)``."""
+        return self._model.features(inputs.to(self._model.device))
 
 
 def _checked_labels(labels: np.ndarray, count: int, num_classes: int) -> torch.Tensor:

@@ -1,10 +1,17 @@
 import json
+from itertools import product
 
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from gen_unlearn.metrics.copying import copy_distances, nearest_images, share_nearest_forgotten
+from gen_unlearn.metrics.copying import (
+    class_matched_control,
+    copy_distances,
+    median_estimate,
+    nearest_images,
+    share_nearest_forgotten,
+)
 
 
 def noise(count: int, *shape: int, seed: int = 0) -> np.ndarray:
@@ -76,3 +83,69 @@ def test_share_counts_the_generated_images_nearest_to_a_forgotten_one() -> None:
     assert share_nearest_forgotten(generated, forgotten, retained).value == 2 / 8
     assert share_nearest_forgotten(generated, forgotten, np.concatenate([retained, forgotten])).value == 2 / 8
     assert share_nearest_forgotten(retained, forgotten, retained).value == 0
+
+
+@pytest.mark.parametrize("draw", ["normal", "exponential", "uniform", "distances"])
+@pytest.mark.parametrize("count", [5, 20, 101])
+def test_the_error_of_a_median_is_that_of_other_samples(draw: str, count: int) -> None:
+    rng = np.random.default_rng([count, len(draw)])
+    samples = {
+        "normal": rng.normal(size=(1500, count)),
+        "exponential": rng.exponential(size=(1500, count)),
+        "uniform": rng.random(size=(1500, count)),
+        "distances": np.sqrt(rng.chisquare(3, size=(1500, count))),
+    }[draw]
+    found = [median_estimate(sample) for sample in samples]
+    np.testing.assert_array_equal([one.value for one in found], np.median(samples, axis=1))
+    stated = np.mean([one.standard_error for one in found])
+    assert stated == pytest.approx(np.median(samples, axis=1).std(), rel=0.15)
+
+
+def test_the_error_of_a_median_is_that_of_all_bootstrap_samples() -> None:
+    for values in (np.array([0.3, 5.0, 1.0]), np.array([2.0, 2.0, 7.0, 7.5, 1.0])):
+        medians = [np.median(values[list(rows)]) for rows in product(range(len(values)), repeat=len(values))]
+        assert median_estimate(values).standard_error == pytest.approx(np.std(medians))
+
+
+def test_the_error_of_a_median_ignores_outliers_and_wants_two_values() -> None:
+    values = np.random.default_rng(0).normal(size=201)
+    plain = median_estimate(values)
+    values[values.argmax()] = 1e6
+    assert median_estimate(values).standard_error == pytest.approx(plain.standard_error)
+    for wrong in (np.array([1.0]), np.array([1.0, np.nan]), np.ones((2, 2))):
+        with pytest.raises(ValueError, match="at least two finite values"):
+            median_estimate(wrong)
+
+
+def ids(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 16), dtype=np.uint8)
+
+
+def test_the_control_has_the_classes_of_what_was_deleted() -> None:
+    labels = np.random.default_rng(0).integers(0, 5, 200)
+    deleted = np.repeat([0, 3, 4], [7, 1, 12])
+    rows = class_matched_control(deleted, ids(200), labels, "control", 0)
+    np.testing.assert_array_equal(np.sort(labels[rows]), deleted)
+    assert len(np.unique(rows)) == 20
+
+
+def test_the_control_depends_on_ids_and_key_and_not_on_the_order_of_rows() -> None:
+    labels, own = np.random.default_rng(0).integers(0, 3, 90), ids(90)
+    deleted = np.repeat([0, 1, 9], 4)
+    rows = class_matched_control(deleted, own, labels, "control", 0)
+    shuffled = np.random.default_rng(1).permutation(90)
+    again = class_matched_control(deleted, own[shuffled], labels[shuffled], "control", 0)
+    np.testing.assert_array_equal(own[shuffled][again], own[rows])
+    other = class_matched_control(deleted, own, labels, "control", 1)
+    assert set(other.tolist()) != set(rows.tolist())
+
+
+def test_a_class_without_retained_images_gets_others_in_its_place() -> None:
+    labels = np.repeat([0, 1], [3, 40])
+    rows = class_matched_control(np.repeat([0, 7], 5), ids(43), labels, "control")
+    assert len(np.unique(rows)) == 10
+    assert (labels[rows] == 0).sum() == 3
+    assert len(class_matched_control(np.zeros(50, np.int64), ids(43), labels)) == 43
+    assert len(class_matched_control(np.zeros(0, np.int64), ids(43), labels)) == 0
+    with pytest.raises(ValueError, match="one label per retained image"):
+        class_matched_control(labels, ids(42), labels)

@@ -3,15 +3,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from gen_unlearn.metrics.extractors.random_conv import RandomConvFeatures
 from gen_unlearn.metrics.features import (
     FeatureStats,
     MeasurementProtocol,
-    RandomConvFeatures,
+    apply_extractor,
     extract_features,
 )
 
-PROTOCOL = MeasurementProtocol("toy", "0" * 64, (8, 8, 1))
+PROTOCOL = MeasurementProtocol("toy", "0" * 64, "none", (1, 8, 8))
 
 
 def noise(count: int, *shape: int, seed: int = 0) -> np.ndarray:
@@ -51,12 +53,12 @@ def test_stats_refuse_broken_or_single_features() -> None:
 
 def test_protocol_describes_the_measurement() -> None:
     extractor = RandomConvFeatures()
-    protocol = MeasurementProtocol.of(extractor, noise(2, 9, 8, 3))
+    protocol = MeasurementProtocol.of(extractor, noise(1, 9, 8, 1)[0])
     assert json.loads(json.dumps(protocol.as_dict())) == {
         "extractor": extractor.name,
         "extractor_digest": extractor.digest,
-        "image_shape": [9, 8, 3],
         "resize": "none",
+        "input_shape": [3, 9, 8],
     }
 
 
@@ -64,7 +66,7 @@ def test_protocol_describes_the_measurement() -> None:
 def test_random_conv_takes_any_size(shape: tuple[int, int, int]) -> None:
     features = extract_features(RandomConvFeatures(dim=16), noise(3, *shape))
     assert features.shape == (3, 16)
-    assert features.dtype == np.float64
+    assert features.dtype == np.float32
     assert np.isfinite(features).all()
 
 
@@ -72,8 +74,9 @@ def test_random_conv_is_fixed_by_its_seed() -> None:
     images = noise(4, 8, 8, 1)
     first, again, other = RandomConvFeatures(3), RandomConvFeatures(3), RandomConvFeatures(4)
     assert first.digest == again.digest != other.digest
-    np.testing.assert_array_equal(first(images), again(images))
-    assert not np.allclose(first(images), other(images))
+    features = extract_features(first, images)
+    np.testing.assert_array_equal(extract_features(again, images), features)
+    assert not np.allclose(extract_features(other, images), features)
 
 
 def test_features_do_not_depend_on_the_batch() -> None:
@@ -91,7 +94,18 @@ def test_extraction_refuses_what_is_not_a_batch_of_images() -> None:
             extract_features(extractor, wrong)
     for wrong in (noise(2, 8, 8, 2), noise(2, 8, 7, 1)):
         with pytest.raises(ValueError, match="one or three channels"):
-            extractor(wrong)
+            extract_features(extractor, wrong)
+
+
+def test_extraction_is_preprocessing_and_the_network() -> None:
+    images = noise(3, 9, 13, 1)
+    extractor = RandomConvFeatures()
+    inputs = torch.stack([extractor.preprocess(image) for image in images])
+    assert inputs.shape == (3, 3, 9, 13)
+    assert inputs.dtype == torch.float32
+    np.testing.assert_allclose(inputs[:, 2].numpy(), images[..., 0] / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(extract_features(extractor, images), extractor(inputs).numpy())
+    np.testing.assert_array_equal(apply_extractor(extractor, inputs), extractor(inputs).numpy())
 
 
 def test_extraction_names_an_extractor_of_the_wrong_width() -> None:

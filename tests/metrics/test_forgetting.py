@@ -1,13 +1,17 @@
 import numpy as np
 import pytest
+import scipy.stats
 from sklearn.metrics import confusion_matrix
 
 from gen_unlearn.metrics.estimate import Estimate, proportion
 from gen_unlearn.metrics.forgetting import (
+    class_probability,
     class_share,
     confusion_counts,
     forgotten_class_rate,
     label_accuracy,
+    prediction_entropy,
+    unlearning_accuracy,
 )
 
 
@@ -76,3 +80,55 @@ def test_forgotten_rate_refuses_a_wrong_sweep_size() -> None:
     labels = np.repeat(np.arange(4), 20)
     with pytest.raises(ValueError, match="images_per_class = 10"):
         forgotten_class_rate(labels, labels, [3], 10)
+
+
+def test_unlearning_accuracy_is_the_rest_of_the_accuracy() -> None:
+    predicted = np.array([3, 3, 1, 0, 7])
+    assert unlearning_accuracy(predicted, [3]).value == pytest.approx(3 / 5)
+    assert unlearning_accuracy(predicted, [3]).standard_error == proportion(2, 5).standard_error
+    assert unlearning_accuracy(predicted, [3, 7]).value == pytest.approx(2 / 5), "7 for 3 is not unlearned"
+    asked = np.full(5, 3)
+    assert unlearning_accuracy(predicted, [3]).value == pytest.approx(
+        1 - label_accuracy(predicted, asked, [3]).value
+    )
+    gone = unlearning_accuracy(np.zeros(20, np.int64), [3])
+    assert gone.value == 1
+    assert gone.standard_error > 0
+    with pytest.raises(ValueError, match="at least one trial"):
+        unlearning_accuracy(np.empty(0, np.int64), [3])
+
+
+def dirichlet(count: int, classes: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).dirichlet(np.linspace(0.5, 2, classes), count)
+
+
+def test_class_probability_is_a_mean_with_its_error() -> None:
+    probabilities = dirichlet(500, 6)
+    found = class_probability(probabilities.astype(np.float32), [4, 1])
+    mass = probabilities[:, [1, 4]].sum(axis=1)
+    assert found.value == pytest.approx(mass.mean(), rel=1e-6)
+    assert found.standard_error == pytest.approx(scipy.stats.sem(mass), rel=1e-5)
+    assert class_probability(probabilities, range(6)).value == pytest.approx(1)
+    with pytest.raises(ValueError, match="classes below 6, got 6"):
+        class_probability(probabilities, [6])
+
+
+def test_entropy_agrees_with_scipy_and_with_its_ends() -> None:
+    probabilities = dirichlet(300, 5)
+    entropies = scipy.stats.entropy(probabilities, axis=1)
+    found = prediction_entropy(probabilities)
+    assert found.value == pytest.approx(entropies.mean(), rel=1e-10)
+    assert found.standard_error == pytest.approx(scipy.stats.sem(entropies), rel=1e-10)
+    assert prediction_entropy(np.eye(4)) == Estimate(0.0, 0.0)
+    assert prediction_entropy(np.full((3, 8), 1 / 8)).value == pytest.approx(np.log(8))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.ones((3, 4)), np.ones(4) / 4, np.eye(2)[:1], np.array([[2.0, -1.0]] * 2), np.full((2, 2), np.nan)],
+)
+def test_probabilities_are_checked(wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        prediction_entropy(wrong)
+    with pytest.raises(ValueError, match="expected"):
+        class_probability(wrong, [0])

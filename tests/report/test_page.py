@@ -1,121 +1,17 @@
-import base64
-import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import NASTY, Page, content, noise, scorecard
 from PIL import Image
 
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
-from gen_unlearn.receipts import PROMISES, DeletionReceipt
+from gen_unlearn.receipts import NOT_COVERED, PROMISES
 from gen_unlearn.report.images import image_sheet, page_picture, save_grid
-from gen_unlearn.report.numbers import format_floor, format_value, grouped
-from gen_unlearn.report.page import (
-    NOT_COVERED,
-    DeletedView,
-    GridRow,
-    Neighbour,
-    ReportContent,
-    StateView,
-    render_report,
-)
-from gen_unlearn.report.plots import state_bars
-
-NASTY = '<b>&"</b>'
-VOID = {"meta", "img", "br", "hr"}
-
-
-class Page(HTMLParser):
-    """Collect text, attributes and pictures of a page, and check that its elements nest."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.text, self.tags, self.open = "", [], []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def pixels(self, alt: str) -> np.ndarray:
-        """Decode the one picture with this alternative text."""
-        (source,) = (attrs["src"] for tag, attrs in self.tags if tag == "img" and attrs["alt"] == alt)
-        kind, _, encoded = source.partition(",")
-        assert kind == "data:image/png;base64"
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def scorecard() -> Scorecard:
-    rows = [
-        Measure("fd_retain_before", 12.84, "Distance <before>.", 0.41, 3.127, "two halves & of the data"),
-        Measure("fd_retain_after", 13.3, "Distance after.", 0.41, 3.127, "two halves & of the data"),
-        Measure("fd_retain_oracle", 12.6, "Distance oracle.", 0.41, 3.127, "two halves & of the data"),
-        Measure("forgotten_class_rate_after", 0.0, "Share of it.", 0.005, 0.0024, "false alarms"),
-        Measure("seconds_delete", 0.00213, "Wall time."),
-        Measure("strange_thing", float("nan"), "Something else."),
-    ]
-    accuracy = {"after": {"0": 0.97}, "oracle": {"0": 0.98, NASTY: 1.0}}
-    protocol = {"sampler": {"steps": 50}, "seeds": [0, 1], "judge": "<i>cnn</i>"}
-    return Scorecard(tuple(rows), protocol, accuracy, notes=("One <u>note</u>.",))
-
-
-def receipt() -> DeletionReceipt:
-    return DeletionReceipt(
-        artefact="exemplar store",
-        level="exemplar-only",
-        reason="<script>alert(1)</script>",
-        ids=("ab" * 16, "cd" * 16),
-        forget_digest="1" * 64,
-        removed=2,
-        removed_per_class={NASTY: 2},
-        remaining=7,
-        digest_before="2" * 64,
-        digest_after="3" * 64,
-        seconds=0.002,
-        created="2025-01-02T03:04:05+00:00",
-        versions={"torch": "2.8"},
-    )
-
-
-def content(channels: int = 1) -> ReportContent:
-    """Return a report without the state before, with a class that only the oracle still knows."""
-    shape = (3, 8, 6, channels)
-    after = (GridRow("0", noise(*shape)), GridRow(NASTY, None, "refused: no exemplar is left"))
-    oracle = (
-        GridRow(NASTY, noise(*shape, seed=2)),
-        GridRow("null token", noise(*shape, seed=3), "no exemplar"),
-    )
-    neighbour = Neighbour("after", noise(8, 6, channels, seed=5), 1.2345)
-    return ReportContent(
-        title=f"Digits {NASTY}",
-        summary=(("removed", "2 of 9"),),
-        states=(StateView("after", "once deleted", after), StateView("oracle", "retrained", oracle)),
-        deleted=(DeletedView("first", noise(8, 6, channels, seed=4), (neighbour,)),),
-        deleted_total=2,
-        scorecard=scorecard(),
-        receipts=(receipt(),),
-        recipe_yaml="data: {name: <digits>}\n",
-        recipe_digest="f" * 64,
-    )
+from gen_unlearn.report.numbers import format_details, format_floor, format_value, grouped
+from gen_unlearn.report.page import ReportContent, render_report
 
 
 def test_shows_everything_that_it_is_given() -> None:
@@ -192,16 +88,6 @@ def test_same_content_gives_the_same_page() -> None:
     assert render_report(content()) == render_report(content())
 
 
-def test_plot_needs_two_states_and_follows_the_theme() -> None:
-    svg = state_bars(scorecard(), "fd_retain")
-    assert svg is not None
-    assert state_bars(scorecard(), "forgotten_class_rate") is None
-    assert all(f"var(--{name})" in svg for name in ("before", "after", "oracle", "text"))
-    assert "#00000" not in svg
-    unmeasured = Measure("x_after", float("nan"), "Nothing was generated.")
-    assert state_bars(Scorecard((Measure("x_before", 1.0, "One."), unmeasured), {}), "x") is None
-
-
 @pytest.mark.parametrize(
     ("measure", "value", "floor"),
     [
@@ -209,11 +95,25 @@ def test_plot_needs_two_states_and_follows_the_theme() -> None:
         (Measure("judge_accuracy", 0.9774, "", 0.0047, 0.991), "97.7\u00a0±\u00a00.5\u00a0%", "99.1\u00a0%"),
         (Measure("forgotten_class_rate_after", 0.0, "", 0.0), "0\u00a0%", ""),
         (Measure("seconds_train", 12345.6, ""), "12,346\u00a0s", ""),
+        (Measure("membership_auc_loss_after", 0.6214, "", 0.018, 0.5), "0.62\u00a0±\u00a00.02", "0.5"),
+        (Measure("membership_tpr_after", 0.034, "", 0.006, 0.01), "3.4\u00a0±\u00a00.6\u00a0%", "1\u00a0%"),
+        (Measure("coverage_after", 0.91, "", 0.01), "91\u00a0±\u00a01\u00a0%", ""),
+        (Measure("density_after", 0.91, "", 0.01), "0.91\u00a0±\u00a00.01", ""),
         (Measure("overhead", float("inf"), "", 0.1, 1.0), "inf", "1"),
     ],
 )  # fmt: skip
 def test_writes_the_digits_that_the_error_supports(measure: Measure, value: str, floor: str) -> None:
     assert (format_value(measure), format_floor(measure)) == (value, floor)
+
+
+def test_writes_the_further_numbers_of_a_measure() -> None:
+    details = {"p_value": 0.0312, "interval_high": 0.5, "interval_low": 0.25, "copies_of_retained": 0.0125}
+    share = Measure("copies_share_after", 0.4, "", details=details)
+    expected = "95 % interval 25 % to 50 %; p value 0.0312; copies of retained 1.25 %"
+    assert format_details(share).replace("\u00a0", " ") == expected
+    assert format_details(Measure("fd", 1.0, "", details={"images_needed": 5200.0})) == "Images needed 5,200"
+    page = Page(render_report(replace(content(), scorecard=Scorecard((share,), {}))))
+    assert expected in page.text.replace("\u00a0", " ")
 
 
 def test_groups_keep_every_measure() -> None:
@@ -223,6 +123,28 @@ def test_groups_keep_every_measure() -> None:
     ]
     assert [m.name for m in groups["Other measures"]] == ["strange_thing"]
     assert sum(len(members) for members in groups.values()) == len(scorecard().measures)
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("fd_retain_after", "Fréchet distances"),
+        ("fd_to_oracle", "Retrain gap"),
+        ("retrain_gap", "Retrain gap"),
+        ("kd_retain_after", "Other distances to real images"),
+        ("recall_oracle", "Other distances to real images"),
+        ("forgotten_probability_after", "Forgotten classes"),
+        ("unlearning_accuracy_oracle", "Forgotten classes"),
+        ("retained_accuracy_after", "Retained classes"),
+        ("membership_auc_likelihood_ratio_random", "Membership"),
+        ("copies_share_after", "Copies of deleted images"),
+        ("copying_z_after", "Data copying"),
+        ("mifid_after", "Data copying"),
+        ("seconds_delete", "Cost"),
+    ],
+)
+def test_the_longest_beginning_of_a_name_decides_its_group(name: str, group: str) -> None:
+    assert list(grouped([Measure(name, 1.0, "")])) == [group]
 
 
 def test_sheet_enlarges_small_images_by_whole_pixels(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from gen_unlearn.training.classifier import (
     JudgeFeatures,
     _shift,
     predict,
+    predict_probabilities,
     train_judge,
 )
 
@@ -81,7 +82,9 @@ def test_survives_saving(
     loaded = JudgeClassifier.from_pretrained(tmp_path)
     images = digits[0][:50]
     assert JudgeFeatures(loaded).digest == JudgeFeatures(judge).digest
-    np.testing.assert_array_equal(JudgeFeatures(loaded)(images), JudgeFeatures(judge)(images))
+    np.testing.assert_array_equal(
+        extract_features(JudgeFeatures(loaded), images), extract_features(JudgeFeatures(judge), images)
+    )
 
 
 def test_features_lead_to_the_logits_whatever_the_batch(
@@ -94,6 +97,18 @@ def test_features_lead_to_the_logits_whatever_the_batch(
     with torch.inference_mode():
         logits = judge.head(torch.from_numpy(features).float())
     np.testing.assert_array_equal(logits.argmax(dim=1).numpy(), predict(judge, images, batch_size=7))
+
+
+def test_probabilities_are_those_of_the_logits(
+    digits: tuple[np.ndarray, np.ndarray], judge: JudgeClassifier
+) -> None:
+    images = digits[0][:40]
+    probabilities = predict_probabilities(judge, images, batch_size=7)
+    assert probabilities.dtype == np.float64
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-12)
+    with torch.inference_mode():
+        logits = judge(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
+    np.testing.assert_allclose(probabilities, logits.softmax(dim=1).numpy(), atol=1e-5)
 
 
 def test_shifts_move_whole_images_and_repeat_their_border() -> None:

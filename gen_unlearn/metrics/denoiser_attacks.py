@@ -1,0 +1,280 @@
+"""Membership scores: how much a denoiser favours particular images.
+
+Every score is computed for each image on its own and is higher for an image that is more likely to have been
+trained on. Scores of one model are compared between images of one class, and with those of a model that
+never saw the images; see `gen_unlearn.metrics.likelihood_ratio` and `gen_unlearn.metrics.membership`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gen_unlearn.pipelines.denoising import NoisePredictor
+from gen_unlearn.progress import progress_bar
+from gen_unlearn.repro import torch_generator
+
+ImageKey = int | str | bytes
+"""What the noise of an image is derived from, such as the bytes of its sample id."""
+
+
+class Denoiser(Protocol):
+    """Predict the noise in images that are all at one timestep, each image on its own and without chance."""
+
+    def __call__(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """Map float32 images ``(n, c, h, w)`` and an int64 timestep ``()`` to the noise ``(n, c, h, w)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """Constants of the attacks; the defaults are for 1000 timesteps.
+
+    Attributes:
+        loss_timesteps: timesteps at which `loss_score` measures the loss.
+        loss_draws: noise draws per image at each of them.
+        secmi_timestep: timestep to which `secmi_score` inverts, a multiple of the stride.
+        secmi_stride: timesteps per step of the inversion.
+        pia_timestep: timestep at which `pia_score` and `pian_score` ask for the noise again.
+        seed: seed of the noise of `loss_score`.
+        batch_size: images per batch; does not change the scores.
+    """
+
+    loss_timesteps: tuple[int, ...] = (100, 150, 200, 250)
+    loss_draws: int = 2
+    secmi_timestep: int = 100
+    secmi_stride: int = 10
+    pia_timestep: int = 200
+    seed: int = 0
+    batch_size: int = 250
+
+    def __post_init__(self) -> None:
+        if not self.loss_timesteps or min(self.loss_timesteps) < 0 or self.pia_timestep < 0:
+            raise ValueError(
+                f"expected timesteps of at least 0, and at least one for the loss, got {self.loss_timesteps} "
+                f"and {self.pia_timestep}"
+            )
+        for name in ("loss_draws", "secmi_timestep", "secmi_stride", "batch_size"):
+            if self.__dict__[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {self.__dict__[name]}")
+        if self.secmi_timestep % self.secmi_stride:
+            raise ValueError(
+                f"secmi_timestep must be a multiple of secmi_stride, got {self.secmi_timestep} and "
+                f"{self.secmi_stride}"
+            )
+
+
+USUAL_ATTACKS = AttackConfig()
+"""The default constants."""
+
+
+def epsilon_denoiser(
+    predict: NoisePredictor, alphas_cumprod: Tensor, prediction_type: Literal["epsilon", "v_prediction"]
+) -> Denoiser:
+    """Turn a pipeline's `noise_predictor` into a denoiser.
+
+    A prediction of ``v = sqrt(a) e - sqrt(1 - a) x0`` (Salimans & Ho 2022) becomes the noise
+    ``e = sqrt(a) v + sqrt(1 - a) x_t``, with ``a`` the entry of `alphas_cumprod`, ``(T,)``.
+
+    Raises:
+        ValueError: if the prediction type is neither ``"epsilon"`` nor ``"v_prediction"``.
+    """
+    if prediction_type not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f"expected the prediction type 'epsilon' or 'v_prediction', got {prediction_type!r}; "
+            "convert the prediction to noise"
+        )
+
+    def predict_epsilon(noisy: Tensor, timestep: Tensor) -> Tensor:
+        prediction = predict(noisy, timestep)
+        if prediction_type == "epsilon":
+            return prediction
+        signal, scale = _scales(alphas_cumprod, int(timestep))
+        return signal * prediction + scale * noisy
+
+    return predict_epsilon
+
+
+@torch.no_grad()
+def loss_score(
+    images: Tensor,
+    keys: Sequence[ImageKey],
+    denoiser: Denoiser,
+    alphas_cumprod: Tensor,
+    config: AttackConfig = USUAL_ATTACKS,
+) -> np.ndarray:
+    """Return minus the mean squared error of the predicted noise (Matsumoto et al. 2023).
+
+    The mean is over timesteps, draws and pixels. The noise of an image follows from its key and the seed
+    alone: scores of one image under several models are paired, and none depends on the images beside it.
+
+    Args:
+        images: float32 ``(n, c, h, w)`` in [-1, 1].
+        keys: one for each image.
+        denoiser: the model, for these images.
+        alphas_cumprod: ``(T,)``, of the model's noise schedule.
+        config: timesteps, draws and seed.
+
+    Returns:
+        float64 ``(n,)``.
+
+    Raises:
+        ValueError: if the images have another form or number than the keys, or a timestep is not below T.
+    """
+    _require_images(images, keys)
+    noises = _noise_draws(images, keys, config)
+    total = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+    for timestep, draws in zip(config.loss_timesteps, noises, strict=True):
+        signal, scale = _scales(alphas_cumprod, timestep)
+        for noise in draws:
+            predicted = _predict(denoiser, signal * images + scale * noise, timestep)
+            total += (predicted - noise).double().square().mean(dim=(1, 2, 3))
+    return -(total / (len(config.loss_timesteps) * config.loss_draws)).cpu().numpy()
+
+
+@torch.no_grad()
+def secmi_score(
+    images: Tensor, denoiser: Denoiser, alphas_cumprod: Tensor, config: AttackConfig = USUAL_ATTACKS
+) -> np.ndarray:
+    """Return minus the squared drift of one step of DDIM on and back: SecMI (Duan et al. 2023).
+
+    The image is first inverted to `secmi_timestep` by DDIM without noise. Args, result and errors are those
+    of `loss_score`. The authors' code measures one stride before that timestep; this follows the paper.
+    """
+    _require_images(images)
+    stride, target = config.secmi_stride, config.secmi_timestep
+
+    def move(samples: Tensor, start: int, end: int) -> Tensor:
+        signal, scale = _scales(alphas_cumprod, start)
+        next_signal, next_scale = _scales(alphas_cumprod, end)
+        noise = _predict(denoiser, samples, start)
+        return next_signal * (samples - scale * noise) / signal + next_scale * noise
+
+    state = images
+    for timestep in range(0, target, stride):
+        state = move(state, timestep, timestep + stride)
+    returned = move(move(state, target, target + stride), target + stride, target)
+    return -(returned - state).double().square().sum(dim=(1, 2, 3)).cpu().numpy()
+
+
+@torch.no_grad()
+def pia_score(
+    images: Tensor, denoiser: Denoiser, alphas_cumprod: Tensor, config: AttackConfig = USUAL_ATTACKS
+) -> np.ndarray:
+    """Return ``-|e0 - e(sqrt(a) x + sqrt(1 - a) e0, t)|_4`` with ``e0 = e(x, 0)``: PIA (Kong et al. 2023).
+
+    Args, result and errors are those of `loss_score`.
+    """
+    return _proximal_score(images, _initial_noise(images, denoiser), denoiser, alphas_cumprod, config)
+
+
+@torch.no_grad()
+def pian_score(
+    images: Tensor, denoiser: Denoiser, alphas_cumprod: Tensor, config: AttackConfig = USUAL_ATTACKS
+) -> np.ndarray:
+    """Return the score of `pia_score` with ``e0`` rescaled to the mean magnitude of Gaussian noise: PIAN.
+
+    The mean of ``|e0|`` over the pixels becomes ``sqrt(2 / pi)``. Args, result and errors are those of
+    `loss_score`.
+    """
+    start = _initial_noise(images, denoiser)
+    magnitude = start.abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(start.dtype).tiny)
+    start = start * (math.sqrt(2 / math.pi) / magnitude)
+    return _proximal_score(images, start, denoiser, alphas_cumprod, config)
+
+
+def attack_scores(
+    images: Tensor,
+    keys: Sequence[ImageKey],
+    denoiser_of: Callable[[slice], Denoiser],
+    alphas_cumprod: Tensor,
+    config: AttackConfig = USUAL_ATTACKS,
+    device: torch.device | str = "cpu",
+    description: str = "attack",
+) -> dict[str, np.ndarray]:
+    """Run the attacks that need one model, in batches.
+
+    Args:
+        images: float32 ``(n, c, h, w)`` in [-1, 1].
+        keys: one for each image, see `loss_score`.
+        denoiser_of: returns the denoiser for a slice of the images, such as one made from the pipeline's
+            ``noise_predictor(labels[rows], guidance_scale=1)``.
+        alphas_cumprod: ``(T,)``, of the model's noise schedule.
+        config: constants of the attacks.
+        device: where the denoiser computes.
+        description: shown before the progress bar.
+
+    Returns:
+        float64 ``(n,)`` scores under ``"loss"``, ``"secmi"``, ``"pia"`` and ``"pian"``.
+
+    Raises:
+        ValueError: see `loss_score`.
+    """
+    _require_images(images, keys)
+    schedule = alphas_cumprod.double().cpu()
+    scores = {name: np.empty(len(images)) for name in ("loss", "secmi", "pia", "pian")}
+    with progress_bar(len(images), description) as progress:
+        for start in range(0, len(images), config.batch_size):
+            rows = slice(start, min(start + config.batch_size, len(images)))
+            batch, denoiser = images[rows].to(device), denoiser_of(rows)
+            scores["loss"][rows] = loss_score(batch, keys[rows], denoiser, schedule, config)
+            scores["secmi"][rows] = secmi_score(batch, denoiser, schedule, config)
+            scores["pia"][rows] = pia_score(batch, denoiser, schedule, config)
+            scores["pian"][rows] = pian_score(batch, denoiser, schedule, config)
+            progress.update(len(batch))
+    return scores
+
+
+def _initial_noise(images: Tensor, denoiser: Denoiser) -> Tensor:
+    """Return the noise that the denoiser sees in clean images."""
+    _require_images(images)
+    return _predict(denoiser, images, 0)
+
+
+def _proximal_score(
+    images: Tensor, start: Tensor, denoiser: Denoiser, alphas_cumprod: Tensor, config: AttackConfig
+) -> np.ndarray:
+    """Return minus the 4-norm of what the denoiser makes of the noise `start` at `pia_timestep`."""
+    signal, scale = _scales(alphas_cumprod, config.pia_timestep)
+    again = _predict(denoiser, signal * images + scale * start, config.pia_timestep)
+    return -(start - again).double().pow(4).sum(dim=(1, 2, 3)).pow(0.25).cpu().numpy()
+
+
+def _predict(denoiser: Denoiser, noisy: Tensor, timestep: int) -> Tensor:
+    """Return the predicted noise as float32."""
+    return denoiser(noisy, torch.tensor(timestep, device=noisy.device)).float()
+
+
+def _scales(alphas_cumprod: Tensor, timestep: int) -> tuple[float, float]:
+    """Return the scales of image and noise at a timestep: ``sqrt(a)`` and ``sqrt(1 - a)``."""
+    if not 0 <= timestep < len(alphas_cumprod):
+        raise ValueError(
+            f"expected timesteps from 0 to {len(alphas_cumprod) - 1}, got {timestep}; "
+            "scale the timesteps of the attacks to the noise schedule"
+        )
+    signal = float(alphas_cumprod[timestep])
+    return math.sqrt(signal), math.sqrt(1 - signal)
+
+
+def _noise_draws(images: Tensor, keys: Sequence[ImageKey], config: AttackConfig) -> Tensor:
+    """Draw the noise of each image, ``(timesteps, draws, n, c, h, w)``."""
+    shape = (len(config.loss_timesteps), config.loss_draws, *images.shape[1:])
+    drawn = [torch.randn(shape, generator=torch_generator("membership", config.seed, key)) for key in keys]
+    return torch.stack(drawn, dim=2).to(images.device)
+
+
+def _require_images(images: Tensor, keys: Sequence[ImageKey] | None = None) -> None:
+    """Raise a ValueError unless images are float32 ``(n, c, h, w)`` with n >= 1, one for each key."""
+    if images.dtype != torch.float32 or images.ndim != 4 or len(images) == 0:
+        raise ValueError(
+            f"expected at least one image as float32 of shape (n, channels, height, width), got "
+            f"{images.dtype} of shape {tuple(images.shape)}; convert them with gen_unlearn.pixels first"
+        )
+    if keys is not None and len(keys) != len(images):
+        raise ValueError(f"expected one key for each of {len(images)} images, got {len(keys)}")
