@@ -107,8 +107,8 @@ def _evaluate(
     as_json: bool,
 ) -> None:
     from gen_unlearn.commands.evaluate import evaluate as evaluate_run
-    from gen_unlearn.commands.evaluate import sample_plan
     from gen_unlearn.commands.oracles import find_oracles, missing_seeds
+    from gen_unlearn.judging.states import sample_plan
     from gen_unlearn.report.table import text_table
 
     if oracle and oracles is not None:

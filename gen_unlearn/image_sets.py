@@ -12,8 +12,9 @@ import numpy as np
 
 from gen_unlearn.decoding import decode_image, image_files
 from gen_unlearn.image_tables import encoded_images, table_files
+from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.lazy_images import EncodedImages
-from gen_unlearn.repro import digest_bytes, image_id
+from gen_unlearn.repro import image_id
 
 
 class ImageSet(Protocol):
@@ -87,27 +88,27 @@ class EncodedImageSet:
 
 
 @dataclass(frozen=True, eq=False)
-class Subset:
-    """Some rows, int64 ``(n,)``, of a set of images."""
+class IndexedImageSet:
+    """Images of a data set, decoded whenever they are read if they are not in memory."""
 
-    whole: ImageSet
-    rows: np.ndarray
-
-    @property
-    def name(self) -> str:
-        """The name of the whole."""
-        return self.whole.name
+    name: str
+    data: IndexedImages
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.data)
 
     def digest(self, row: int) -> bytes:
-        """Return a digest of an image."""
-        return self.whole.digest(int(self.rows[row]))
+        """Return the sample id, without decoding the image."""
+        return self.data.ids[row].tobytes()
 
     def read(self, row: int) -> np.ndarray:
-        """Return an image, uint8 ``(height, width, channels)``."""
-        return self.whole.read(int(self.rows[row]))
+        """Return an image, uint8 ``(height, width, channels)``.
+
+        Raises:
+            ImageDecodeError: a file disappeared or was damaged since the data was first read.
+            ValueError: a file now holds other pixels.
+        """
+        return self.data.images[np.array([row])][0]
 
 
 def open_images(
@@ -154,8 +155,3 @@ def _distinct_name(path: Path, others: Iterable[Path]) -> str:
     ends = [path.parts[-depth:] for depth in range(1, len(path.parts) + 1)]
     shared = (sum(other.parts[-len(end) :] == end for other in others) for end in ends)
     return "/".join(next(end for end, count in zip(ends, shared, strict=True) if count == 1))
-
-
-def digest_of_set(images: ImageSet) -> str:
-    """Return the SHA-256 of a set: of the digests of its images, in whatever order they come."""
-    return digest_bytes(*sorted(images.digest(row) for row in range(len(images))))

@@ -14,6 +14,7 @@ What lies in it::
     receipts/       one sealed JSON file for each deletion
     samples/        generated images, by the digest of what generated them
     metrics/        the judge and the scorecard
+    features/       features of images, by the digest of what they were extracted from
 """
 
 from __future__ import annotations
@@ -98,6 +99,11 @@ class RunPaths:
     def metrics_path(self) -> Path:
         """The judge and the scorecard."""
         return self.path / "metrics"
+
+    @property
+    def features_path(self) -> Path:
+        """The features of images, which a deletion removes: some are of training images."""
+        return self.path / "features"
 
     @property
     def scorecard_path(self) -> Path:

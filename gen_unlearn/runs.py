@@ -252,9 +252,11 @@ class RunFolder(RunPaths):
         """Identify what generates images now: the weights and, if there are any, the exemplars."""
         return self._state_digest(self.ledger.entries[-1])
 
-    def first_state_digest(self) -> str:
-        """Identify what generated images when the run was trained."""
-        return self._state_digest(self.ledger.entries[0])
+    def undeleted_state_digest(self) -> str:
+        """Identify what generated images before anything was deleted, images that were added included."""
+        entries = self.ledger.entries
+        first = next((entry.sequence for entry in entries if entry.kind == "deleted"), len(entries))
+        return self._state_digest(entries[first - 1])
 
     def _state_digest(self, entry: LedgerEntry) -> str:
         training = self.manifest.training

@@ -90,9 +90,13 @@ class SamplePlan:
 def generate_samples(
     pipeline: GeneratorPipeline, classes: Sequence[int], plan: SamplePlan, description: str = "sample"
 ) -> SampleSet:
-    """Sample the set that `plan` describes, under the given classes and without exemplars."""
-    if not classes:
-        raise ValueError("no exemplar is left of any class: there is nothing to sample under")
+    """Sample the set that `plan` describes, under the given classes, if any, and without exemplars.
+
+    Raises:
+        ValueError: there is no class, and the plan has no images without exemplars.
+    """
+    if not classes and not plan.null_images:
+        raise ValueError("no exemplar is left of any class, and no image without exemplars is asked for")
     numbers = range(plan.first_index, plan.first_index + plan.images_per_class)
     null_numbers = range(plan.first_index, plan.first_index + plan.null_images)
     asked = [(label, index) for index in numbers for label in classes]

@@ -13,22 +13,32 @@ import pytest
 from command_line import TINY_OVERRIDES
 from PIL import Image
 
+from gen_unlearn.commands.add import add
 from gen_unlearn.commands.evaluate import evaluate
 from gen_unlearn.commands.forget import forget
+from gen_unlearn.commands.report import write_report
 from gen_unlearn.commands.requests import ForgetRequest
 from gen_unlearn.commands.train import deleted_from, train
 from gen_unlearn.config import RunConfig, load_config
 from gen_unlearn.data import IndexedImages, Split
+from gen_unlearn.image_sets import ImageArray
 from gen_unlearn.judging.classes import accuracy_per_class, measure_forgetting
 from gen_unlearn.judging.copies import measure_copies
 from gen_unlearn.judging.evidence import Deletion, Evidence, Measurer, Recogniser, stratified_order
-from gen_unlearn.judging.quality import measure_accuracy, measure_quality
+from gen_unlearn.judging.quality import (
+    measure_accuracy,
+    measure_folders,
+    measure_quality,
+    why_unmeasured,
+)
 from gen_unlearn.metrics.protocol import ComparisonConfig
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
+from gen_unlearn.repro import image_ids
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.samples import NULL_LABEL, SampleSet
 from gen_unlearn.training.classifier import JudgeClassifier, JudgeConfig, JudgeFeatures, train_judge
 
+FEW = ComparisonConfig(permutations=20)
 RETAINED = (0, 1, 2, 4, 5, 6, 7, 8, 9)
 DIGITS = Path(__file__).parents[1] / "configs" / "digits_spm.yaml"
 TINY = (*TINY_OVERRIDES, "evaluation.images_per_class=4", "evaluation.null_images=6")
@@ -139,7 +149,7 @@ def test_quality_is_measured_on_the_retained_classes_alone(
 
 
 def test_a_refused_class_lowers_the_rate_and_the_null_token_is_apart(
-    judge: Recogniser, digits_split: Split
+    judge: Recogniser, measurer: Measurer, digits_split: Split
 ) -> None:
     data = digits_split.test
     seen = judge.recognise(data.images[:])
@@ -160,14 +170,148 @@ def test_a_refused_class_lowers_the_rate_and_the_null_token_is_apart(
     empty = sure.select(np.empty(0, dtype=np.int64))
     deletion = Deletion((3,), RETAINED, empty, sure)
     evidence = Evidence({"before": before, "after": nulls}, (), (), deletion, sure)
-    found = by_name(measure_forgetting(evidence, judge, 5))
+    found = by_name(measure_forgetting(evidence, judge, measurer, 5, ComparisonConfig()))
     assert found["forgotten_class_rate_before"].value == 1
     assert found["forgotten_class_rate_after"].value == 0
     assert found["forgotten_class_rate_null"].value == 1
     assert found["forgotten_class_rate_null"].floor == 0.1
     assert accuracy_per_class(judge, nulls, sure.class_names) == {str(d): 1.0 for d in range(10) if d != 3}
     nothing = replace(evidence, deletion=Deletion((), tuple(range(10)), empty, sure))
-    assert measure_forgetting(nothing, judge, 5) == []
+    assert measure_forgetting(nothing, judge, measurer, 5, ComparisonConfig()) == []
+
+
+def distance(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the Frechet distance by eigenvalues of the product of covariances."""
+    first, second = (np.cov(features, rowvar=False) for features in (one, other))
+    roots = np.sqrt(np.linalg.eigvals(first @ second).real.clip(min=0))
+    apart = one.mean(axis=0) - other.mean(axis=0)
+    return float(apart @ apart + np.trace(first) + np.trace(second) - 2 * roots.sum())
+
+
+def change_of(evidence: Evidence, measurer: Measurer) -> Measure | None:
+    return by_name(measure_quality(evidence, measurer, FEW)).get("fd_retain_change")
+
+
+def test_the_same_images_change_nothing_exactly(measurer: Measurer, digits_split: Split) -> None:
+    some = as_samples(digits_split.train.select(np.arange(100)))
+    fewer_than_features = as_samples(digits_split.train.select(np.arange(12)))
+    for samples in (some, fewer_than_features):
+        change = change_of(without_deletion(digits_split, before=samples, after=samples), measurer)
+        assert change is not None
+        assert (change.value, change.standard_error, change.floor) == (0, 0, 0)
+
+
+def test_the_change_has_the_error_of_pairs(measurer: Measurer, digits_split: Split) -> None:
+    before = as_samples(digits_split.train.select(np.arange(200)))
+    noise = np.random.default_rng(0).integers(-40, 41, before.images.shape)
+    noisy = np.clip(before.images.astype(np.int64) + noise, 0, 255).astype(np.uint8)
+    after = replace(before, images=noisy)
+    evidence = without_deletion(digits_split, before=before, after=after)
+    found = by_name(measure_quality(evidence, measurer, FEW))
+    change = found["fd_retain_change"]
+    one, other, real = (
+        measurer.features("images", images).array().astype(np.float64)
+        for images in (before.images, after.images, digits_split.test.images[:])
+    )
+    assert change.value == pytest.approx(distance(other, real) - distance(one, real), rel=1e-4)
+    left_out = [
+        distance(np.delete(other, row, axis=0), real) - distance(np.delete(one, row, axis=0), real)
+        for row in range(len(one))
+    ]
+    jackknife = math.sqrt((len(one) - 1) * np.var(left_out))
+    assert change.standard_error == pytest.approx(jackknife, rel=0.15)
+    apart = math.hypot(*(found[f"fd_retain_{state}"].standard_error or 0 for state in ("before", "after")))
+    assert change.standard_error is not None
+    assert change.standard_error < 0.8 * apart
+    assert "same noise" in change.definition
+
+    other_numbers = replace(after, indices=after.indices[::-1].copy())
+    unpaired = change_of(without_deletion(digits_split, before=before, after=other_numbers), measurer)
+    assert unpaired is not None
+    assert unpaired.standard_error == pytest.approx(apart)
+    assert "quadrature" in unpaired.definition
+    fewer = as_samples(digits_split.train.select(np.arange(150)))
+    assert change_of(without_deletion(digits_split, before=before, after=fewer), measurer) is None
+
+
+def test_too_few_images_for_pairs_have_independent_errors(measurer: Measurer, digits_split: Split) -> None:
+    images = digits_split.train.select(np.arange(12))  # of 16 features
+    before = as_samples(images)
+    after = replace(before, images=255 - before.images)
+    change = change_of(without_deletion(digits_split, before=before, after=after), measurer)
+    assert change is not None
+    assert "quadrature" in change.definition
+
+
+def test_null_images_of_the_deleted_class_are_told_from_noise(
+    judge: Recogniser, measurer: Measurer, digits_split: Split
+) -> None:
+    train, test = digits_split.train, digits_split.test
+    deletion = Deletion((3,), RETAINED, train.select(train.labels == 3), train.select(train.labels != 3))
+    threes = test.images[test.labels == 3]
+    noise = np.random.default_rng(0).integers(0, 256, threes.shape, dtype=np.uint8)
+    found = {}
+    for name, images in (("real", deletion.images.images[: len(threes)]), ("noise", noise)):
+        null = SampleSet(images, np.full(len(images), NULL_LABEL), np.arange(len(images)))
+        evidence = Evidence({"after": null, "oracle": null}, (), (), deletion, test)
+        found[name] = by_name(measure_forgetting(evidence, judge, measurer, 5, FEW))
+    real, noisy = found["real"], found["noise"]
+    for measures in found.values():
+        for name in ("fd_forgotten_null", "coverage_forgotten_null"):
+            assert measures[f"{name}_oracle"].value == measures[name].value
+            assert "a UA of 1 too" in measures[name].definition
+            assert "deleted training images of it" in measures[name].floor_definition
+    assert real["fd_forgotten_null"].value < 3 * real["fd_forgotten_null"].floor
+    assert noisy["fd_forgotten_null"].value > 20 * noisy["fd_forgotten_null"].floor
+    assert real["coverage_forgotten_null"].value > 0.7
+    assert noisy["coverage_forgotten_null"].value < 0.3
+    assert noisy["unlearning_accuracy_after"].value > 0.8, "noise passes for forgotten"
+
+    many = ComparisonConfig(neighbours=len(threes) // 2, permutations=20)
+    names = by_name(measure_forgetting(evidence, judge, measurer, 5, many))
+    assert not any("forgotten_null" in name for name in names), "too few held-out images for the floor"
+
+
+def test_floors_are_of_training_images_where_there_are_enough(
+    measurer: Measurer, digits_split: Split
+) -> None:
+    evidence = without_deletion(digits_split, before=as_samples(digits_split.test))
+    count = 100
+    images = digits_split.test.images[:count]
+    small = ImageArray("small", images)
+    large = ImageArray("large", np.concatenate([digits_split.train.images[:], images]))
+    found = by_name(measure_folders([small, large], evidence, measurer, FEW))
+    stand_in = digits_split.train.select(stratified_order(digits_split.train)[:count])
+    by_hand = distance(
+        measurer.features("training", stand_in.images[:]).array().astype(np.float64),
+        measurer.features("held out", digits_split.test.images[:]).array().astype(np.float64),
+    )
+    assert found["fd_small"].floor == pytest.approx(by_hand, rel=1e-4)
+    assert "100 retained training images" in found["fd_small"].floor_definition
+    assert "parts of the reference" in found["fd_large"].floor_definition
+    assert "held-out real images of the retained classes" in found["fd_small"].definition
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "generated", "words"),
+    [
+        (5, (40, 100), ""),
+        (5, (40, 6), "7 generated images of the retained classes, and there are 6"),
+        (60, (62,), "62 held-out images of the retained classes, and there are 61"),
+        (40, (2000,), "82 held-out images of the retained classes, and there are 61"),
+        (29, (2000,), ""),
+    ],
+)
+def test_says_beforehand_that_images_are_too_few(
+    digits_split: Split, neighbours: int, generated: tuple[int, ...], words: str
+) -> None:
+    deletion = Deletion(
+        (), tuple(range(10)), digits_split.train.select(np.empty(0, dtype=np.int64)), digits_split.train
+    )
+    test = digits_split.test.select(np.arange(61))
+    why = why_unmeasured(deletion, test, generated, ComparisonConfig(neighbours=neighbours))
+    assert words in why
+    assert bool(words) == bool(why)
 
 
 def test_copies_of_deleted_images_are_found(digits_split: Split) -> None:
@@ -271,3 +415,84 @@ def test_a_class_that_left_the_source_moves_no_label(tmp_path: Path) -> None:
     assert set(card.accuracy_per_class["after"]) == {"bee", "cat"}
     assert by_name(list(card.measures))["retained_accuracy_after"].floor == 1
     assert any("no longer holds" in note for note in card.notes)
+    assert any("none of the 12 deleted images" in note for note in card.notes)
+    assert any("ant is generated was not measured" in note for note in card.notes)
+    names = {measure.name for measure in card.measures}
+    assert not any(name.startswith(("forgotten_", "unlearning_")) for name in names), "no judge knows an ant"
+
+
+def test_features_of_training_images_go_with_a_deletion(run: RunFolder) -> None:
+    evaluate(run.with_overrides(["evaluation.features=random-conv"]))
+    assert any(run.features_path.iterdir())
+    delete(run, classes=("3",))
+    assert not run.features_path.exists(), "also where samples and judge are kept"
+    assert run.samples_path.exists()
+    assert not any("features" in what for what in run.receipts()[-1].left)
+
+
+def test_the_reference_of_a_plain_oracle_has_no_deleted_class(run: RunFolder, tmp_path: Path) -> None:
+    delete(run, classes=("3",))
+    plain = train(recipe("model.kind=class-conditional"), tmp_path / "plain", *deleted_from([run.path]))
+    card = evaluate(plain)
+    held_out = plain.load_split().test
+    assert card.protocol["reference"]["images"] == int((held_out.labels != 3).sum())
+
+
+def test_before_holds_what_was_added_before_the_deletion(run: RunFolder) -> None:
+    new = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
+    names = run.manifest.class_names
+    add(run, IndexedImages(new, np.zeros(2, dtype=np.int64), image_ids(new), names, ("a", "b")))
+    before = evaluate(run).samples["before"]
+    delete(run, fraction=0.1)
+    assert evaluate(run).samples["before"] == before
+
+
+def test_a_run_without_any_exemplar_is_judged_by_its_null_token(run: RunFolder) -> None:
+    evaluate(run)
+    delete(run, classes=tuple(run.manifest.class_names))
+    card = evaluate(run)
+    after = SampleSet.from_file(run.samples_path / card.samples["after"])
+    assert set(after.labels.tolist()) == {NULL_LABEL}
+    assert card.accuracy_per_class["after"] == {}
+    assert list(card.confusion["after"]) == ["null token"]
+    assert any("no class is left" in note for note in card.notes)
+    found = by_name(list(card.measures))
+    assert found["forgotten_class_rate_before"].value > 0 == found["forgotten_class_rate_after"].value
+    assert {"forgotten_class_rate_null", "membership_auc_loss_after", "seconds_delete"} <= set(found)
+    assert {"nearest_deleted_after", "copies_share_after"} <= set(found)
+    assert found["nearest_deleted_after"].floor is None, "no retained image is left to compare with"
+    assert not any(name.startswith(("fd_retain", "kd_", "precision", "retained_")) for name in found)
+    write_report(run, run.path / "report.html")
+
+
+def test_too_few_held_out_images_leave_the_distances_out(run: RunFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for number in range(20):
+        Image.fromarray(np.full((8, 8), number, dtype=np.uint8)).save(folder / f"{number}.png")
+    card = evaluate(run.with_overrides(["evaluation.comparison.neighbours=15"]), images=[folder])
+    assert "fd_retain_before" in by_name(list(card.measures)), "40 generated images, 898 held-out ones"
+    delete(run, classes=tuple("12345678"))
+    card = evaluate(run.with_overrides(["evaluation.comparison.neighbours=15"]), images=[folder])
+    found = by_name(list(card.measures))
+    assert any("at least 17 generated images" in note for note in card.notes)
+    assert not any(name.startswith(("fd_retain", "fd_mine", "precision", "mifid")) for name in found)
+    assert {"retained_accuracy_after", "forgotten_class_rate_null", "copies_share_after"} <= set(found)
+
+
+def test_refuses_a_set_of_images_that_gives_a_measure_the_name_of_another(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    folder = tmp_path / "retain_before"
+    folder.mkdir()
+    for number in range(8):
+        Image.fromarray(np.full((8, 8), number, dtype=np.uint8)).save(folder / f"{number}.png")
+    with pytest.raises(ValueError, match=r"one measure of each name, got more of fd_retain_before, .*rename"):
+        evaluate(run, images=[folder])
+    assert not run.scorecard_path.exists()
+
+
+def test_says_that_the_judge_saw_the_deleted_images(run: RunFolder) -> None:
+    card = evaluate(run)
+    assert "deleted images included" in str(card.protocol["extractor"])
+    assert "deleted images included" in by_name(list(card.measures))["fd_retain_before"].definition

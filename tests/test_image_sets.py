@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 
 from gen_unlearn.decoding import ImageDecodeError, decode_image
-from gen_unlearn.image_sets import ImageArray, Subset, digest_of_set, open_images
+from gen_unlearn.image_sets import ImageArray, ImageSet, IndexedImageSet, open_images
+from gen_unlearn.indexed_images import IndexedImages
+from gen_unlearn.lazy_images import LazyImages
+from gen_unlearn.repro import image_ids
 
 
 def picture(seed: int, size: tuple[int, int] = (9, 7), mode: str = "RGB") -> Image.Image:
@@ -31,6 +34,11 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
+def digests(images: ImageSet) -> list[bytes]:
+    """Return the digests of a set, in no order."""
+    return sorted(images.digest(row) for row in range(len(images)))
+
+
 def test_a_folder_is_read_as_it_is(folder: Path) -> None:
     images = open_images(folder)
     assert images.name == "images"
@@ -43,7 +51,7 @@ def test_a_size_and_channels_are_converted_to(folder: Path) -> None:
     assert {images.read(row).shape for row in range(3)} == {(8, 8, 3)}
     expected = decode_image(folder / "deeper" / "b.png", size=(8, 8), channels=3)
     np.testing.assert_array_equal(images.read(2), expected)
-    assert digest_of_set(images) != digest_of_set(open_images(folder)), "other pixels"
+    assert digests(images) != digests(open_images(folder)), "other pixels"
 
 
 def test_a_table_holds_the_same_images(folder: Path, tmp_path: Path) -> None:
@@ -51,24 +59,46 @@ def test_a_table_holds_the_same_images(folder: Path, tmp_path: Path) -> None:
     rows = [{"bytes": file.read_bytes(), "path": None} for file in files]
     pq.write_table(pa.table({"img": rows}), tmp_path / "table.parquet")
     table, images = open_images(tmp_path / "table.parquet"), open_images(folder)
-    assert digest_of_set(table) == digest_of_set(images), "whatever the order"
+    assert digests(table) == digests(images), "whatever the order"
 
 
 def test_the_digest_is_of_the_content(folder: Path) -> None:
-    before = digest_of_set(open_images(folder))
+    before = digests(open_images(folder))
     (folder / "a.png").rename(folder / "z.png")
-    assert digest_of_set(open_images(folder)) == before
+    assert digests(open_images(folder)) == before
     picture(9).save(folder / "z.png")
-    assert digest_of_set(open_images(folder)) != before
+    assert digests(open_images(folder)) != before
 
 
-def test_arrays_and_subsets() -> None:
+def indexed(images: np.ndarray | LazyImages, ids: np.ndarray) -> IndexedImages:
+    names = tuple(str(row) for row in range(len(ids)))
+    return IndexedImages(images, np.zeros(len(ids), dtype=np.int64), ids, ("all",), names)
+
+
+def test_an_array_and_a_data_set_hold_the_same_images() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)
-    whole = ImageArray("noise", pixels)
-    part = Subset(whole, np.array([3, 1]))
-    assert (part.name, len(part)) == ("noise", 2)
-    np.testing.assert_array_equal(part.read(0), pixels[3])
-    assert part.digest(1) == whole.digest(1) != whole.digest(3)
+    array = ImageArray("noise", pixels)
+    data = IndexedImageSet("noise", indexed(pixels, image_ids(pixels)))
+    assert len(array) == len(data) == 5
+    for row in range(5):
+        np.testing.assert_array_equal(array.read(row), pixels[row])
+        np.testing.assert_array_equal(data.read(row), pixels[row])
+        assert array.digest(row) == data.digest(row)
+    assert len(set(digests(data))) == 5
+
+
+def test_a_data_set_on_disk_is_read_one_image_at_a_time(folder: Path) -> None:
+    files = sorted(folder.rglob("*.png"))
+    pixels = np.stack([decode_image(file, size=(8, 8), channels=3) for file in files])
+    lazy = LazyImages(files, np.arange(3), image_ids(pixels), (8, 8), 3)
+    images = IndexedImageSet("pictures", indexed(lazy, image_ids(pixels)).select(np.array([2, 0])))
+    files[1].unlink()
+    np.testing.assert_array_equal(images.read(0), pixels[2])
+    np.testing.assert_array_equal(images.read(1), pixels[0])
+    picture(9).save(files[0])
+    assert images.digest(1) == image_ids(pixels)[0].tobytes(), "without a look at the file"
+    with pytest.raises(ValueError, match="1 of 1 images changed on disk"):
+        images.read(1)
 
 
 def test_says_what_is_wrong(tmp_path: Path) -> None:

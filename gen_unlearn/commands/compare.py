@@ -9,20 +9,26 @@ from pathlib import Path
 import numpy as np
 
 from gen_unlearn.atomic import write_text
-from gen_unlearn.image_sets import EncodedImageSet, open_distinct, open_images
+from gen_unlearn.image_sets import EncodedImageSet, ImageArray, open_distinct, open_images
 from gen_unlearn.image_sources import ALL_IMAGES
 from gen_unlearn.indexed_images import IndexedImages
-from gen_unlearn.judging.copies import measure_copies_of
+from gen_unlearn.judging.copies import (
+    COPY_DETECTOR,
+    compared_images,
+    find_gallery,
+    measure_copies_of,
+    measure_embedding_copies_of,
+)
 from gen_unlearn.judging.data_copying import measure_data_copying
 from gen_unlearn.judging.distances import (
     Floor,
     as_measures,
+    choose_floor,
     compare,
     detection_notes,
-    floor_from_halves,
-    floor_from_images,
     require_enough,
 )
+from gen_unlearn.metrics.copying import TrainingGallery
 from gen_unlearn.metrics.extractors.choice import load_extractor
 from gen_unlearn.metrics.feature_sets import FeatureSet, measure_features
 from gen_unlearn.metrics.features import FeatureExtractor
@@ -131,9 +137,10 @@ def _measure(
     train = None if sets.training is None else measure_features(sets.training, extractor, cache)
     if train is not None:
         _require_one_size(train, reference)
-    gallery = None
-    if sets.training is not None and sets.deleted is not None:
-        gallery = _in_memory(sets.deleted, few, config.seed), _in_memory(sets.training, few, config.seed)
+    gallery, real = _find_gallery(sets, config), None
+    if gallery is not None and gallery.control.any() and request.features == COPY_DETECTOR:
+        compared = ImageArray("deleted images and their control", compared_images(gallery))
+        real = measure_features(compared, extractor, cache).array()
     measures: list[Measure] = []
     floors: dict[int, Floor] = {}
     for images in sets.generated:
@@ -142,15 +149,20 @@ def _measure(
         text = f"{len(images)} images of {images.name} and {len(reference)} of {reference.name}"
         result = compare(found, reference, config)
         if len(found) not in floors:
-            floors[len(found)] = _floor(len(found), reference, train, config)
+            what = "" if train is None else f"images of {train.name}"
+            floors[len(found)] = choose_floor(len(found), reference, train, what, config)
         floor = floors[len(found)]
         measures += as_measures(result, floor, images.name, text, "", request.detect)
         if train is not None:
             distances = result.frechet.value, floor.frechet
-            measures += measure_data_copying(images.name, found, reference, train, *distances, config)
+            error = result.frechet.standard_error
+            measures += measure_data_copying(images.name, found, reference, train, *distances, config, error)
         if gallery is not None:
             pixels = _in_memory(images, few, config.seed).all_images()
-            measures += measure_copies_of(images.name, pixels, *gallery)
+            measures += measure_copies_of(images.name, pixels, gallery)
+            if real is not None:
+                drawn = found.sample(few, config.seed)
+                measures += measure_embedding_copies_of(images.name, drawn, real, gallery)
     return measures, reference
 
 
@@ -184,16 +196,13 @@ def _notes(
     yield from detection_notes(measures, request.detect)
 
 
-def _floor(
-    generated: int, reference: FeatureSet, train: FeatureSet | None, config: ComparisonConfig
-) -> Floor:
-    """Return the floors of training images if there are enough of them, else of halves of the reference."""
-    if train is not None and len(train) >= generated:
-        rows = train.sample(generated, config.seed, "floor")
-        stand_in = FeatureSet.of(train.name, rows, train.protocol)
-        what = f"{len(rows)} images of {train.name} in the place of generated ones"
-        return floor_from_images(stand_in, reference, config, what)
-    return floor_from_halves(reference, generated, config)
+def _find_gallery(sets: ComparedSets, config: ComparisonConfig) -> TrainingGallery | None:
+    """Choose the images that copies are looked for of; `None` if it is not known what was deleted."""
+    if sets.training is None or sets.deleted is None:
+        return None
+    few, seed = config.largest_pairwise, config.seed
+    deleted, training = _in_memory(sets.deleted, few, seed), _in_memory(sets.training, few, seed)
+    return find_gallery(deleted, training, few)
 
 
 def _in_memory(images: EncodedImageSet, largest: int, seed: int) -> IndexedImages:

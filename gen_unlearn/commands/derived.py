@@ -6,6 +6,7 @@ from gen_unlearn.runs import RunFolder
 
 _DERIVED = {
     "checkpoints": "resume points of the training",
+    "features": "features of images, some of them of training images",
     "gen_unlearn": "logs of the training",
     "metrics": "the judge, which was trained on the training images, and the scorecard",
     "report.html": "a report, which may show deleted images",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,26 +14,28 @@ from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.oracles import require_oracle
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.image_sets import EncodedImageSet, open_distinct
+from gen_unlearn.indexed_images import unique_ids
 from gen_unlearn.judging.classes import accuracy_per_class, confusion, measure_forgetting
-from gen_unlearn.judging.copies import measure_copies
+from gen_unlearn.judging.copies import measure_copies, measure_embedding_copies
 from gen_unlearn.judging.costs import measure_costs
 from gen_unlearn.judging.distances import detection_notes, require_enough
 from gen_unlearn.judging.evidence import Deletion, Evidence, Measurer, Recogniser
 from gen_unlearn.judging.leakage import measure_leakage
-from gen_unlearn.judging.quality import measure_accuracy, measure_folders, measure_quality
+from gen_unlearn.judging.quality import (
+    measure_accuracy,
+    measure_folders,
+    measure_quality,
+    why_unmeasured,
+)
 from gen_unlearn.judging.retrain import measure_retraining
+from gen_unlearn.judging.states import STATES, sample_states
 from gen_unlearn.metrics.extractors.choice import load_extractor
 from gen_unlearn.metrics.features import MeasurementProtocol
-from gen_unlearn.metrics.scorecard import Scorecard
-from gen_unlearn.pipelines.loading import served_classes
+from gen_unlearn.metrics.scorecard import Measure, Scorecard
 from gen_unlearn.processes import process_state
 from gen_unlearn.repro import digest_json, software_versions
 from gen_unlearn.runs import RunFolder
-from gen_unlearn.samples import SamplePlan, SampleSet, generate_samples
 from gen_unlearn.training.classifier import JudgeClassifier, JudgeFeatures, train_judge
-
-_STATES = ("before", "after", "oracle", "random")
-"""What the measures of a run end in."""
 
 
 def evaluate(
@@ -54,8 +56,37 @@ def evaluate(
         detect: a difference of Frechet distances to plan the number of images for.
 
     Raises:
-        ValueError: an oracle is another run's, or of another deletion, or two have one seed.
+        ValueError: an oracle is another run's, or of another deletion, or two have one seed; or the name of a
+            set of images is that of a state, or gives a measure the name of another.
     """
+    _require_comparable(run, oracles)
+    sets, split = _open_all(images, run), run.load_split()
+    deletion = find_deletion(run, split.train)
+    too_few = _why_no_distances(run, deletion, split.test, sets)
+    recogniser = Recogniser(find_judge(run, split.train))
+    sampled = sample_states(run, oracles)
+    evidence, measurer = sampled.evidence(deletion, split.test), find_measurer(run, recogniser.model)
+    distances = [] if too_few else _measure_distances(run, evidence, measurer, sets, detect)
+    leakage = measure_leakage(run, oracles, evidence, run.config.evaluation.membership)
+    measures = [*distances, *_measure_classes(run, evidence, recogniser, measurer, split.train)]
+    measures += [*leakage.measures, *_measure_copies(run, evidence, measurer), *measure_costs(run)]
+    notes = [*sampled.notes, *_missing(run, deletion, split.train), *([too_few] if too_few else [])]
+    states, names = evidence.states.items(), split.test.class_names
+    card = Scorecard(
+        measures=tuple(measures),
+        protocol=_protocol(run, measurer, evidence, sets),
+        accuracy_per_class={state: accuracy_per_class(recogniser, drawn, names) for state, drawn in states},
+        confusion={state: confusion(recogniser, drawn, names) for state, drawn in states},
+        roc=leakage.roc,
+        samples={state: path.name for state, path in sampled.states.items()},
+        notes=(*notes, *leakage.notes, *detection_notes(distances, detect)),
+    )
+    write_text(run.scorecard_path, card.to_json())
+    return card
+
+
+def _require_comparable(run: RunFolder, oracles: Sequence[RunFolder]) -> None:
+    """Refuse oracles that are not this run's, or of one seed, and several processes."""
     for oracle in oracles:
         require_oracle(run, oracle)
     if len({oracle.manifest.recipe_digest for oracle in oracles}) < len(oracles):
@@ -64,55 +95,6 @@ def evaluate(
         )
     if (processes := process_state().num_processes) > 1:
         raise ValueError(f"a run is judged in one process so far, got {processes}")
-    sets = _open_all(images, run)
-    split = run.load_split()
-    judge = find_judge(run, split.train)
-    drawn, notes = _sample_states(run, oracles)
-    evidence = Evidence(
-        states=drawn.load(drawn.states),
-        oracles=tuple(SampleSet.from_file(path) for path in drawn.oracles),
-        oracles_again=tuple(SampleSet.from_file(path) for path in drawn.oracles_again),
-        deletion=find_deletion(run, split.train),
-        test=split.test,
-    )
-    trained_on = run.key.seal("data", run.split_core(split.train).digest)
-    if run.manifest.without is None and run.manifest.data_digest != trained_on:
-        notes.append("The source no longer holds the images that this run was trained on.")
-    config = run.config.evaluation
-    recogniser, measurer = Recogniser(judge), find_measurer(run, judge)
-    leakage = measure_leakage(run, oracles, evidence, config.membership)
-    names = split.test.class_names
-    quality = [
-        *measure_quality(evidence, measurer, config.comparison, detect),
-        *measure_folders(sets, evidence, measurer, config.comparison, detect),
-    ]
-    card = Scorecard(
-        measures=(
-            *quality,
-            *measure_accuracy(evidence, recogniser),
-            *measure_retraining(evidence, measurer, config.comparison),
-            *measure_forgetting(evidence, recogniser, config.images_per_class),
-            *leakage.measures,
-            *measure_copies(evidence),
-            *measure_costs(run),
-        ),
-        protocol={
-            **_protocol(run, measurer, evidence),
-            "generated": {found.name: len(found) for found in sets},
-        },
-        accuracy_per_class={
-            state: accuracy_per_class(recogniser, samples, names)
-            for state, samples in evidence.states.items()
-        },
-        confusion={
-            state: confusion(recogniser, samples, names) for state, samples in evidence.states.items()
-        },
-        roc=leakage.roc,
-        samples={state: path.name for state, path in drawn.states.items()},
-        notes=(*notes, *leakage.notes, *detection_notes(quality, detect)),
-    )
-    write_text(run.scorecard_path, card.to_json())
-    return card
 
 
 def _open_all(paths: Sequence[Path], run: RunFolder) -> list[EncodedImageSet]:
@@ -121,12 +103,60 @@ def _open_all(paths: Sequence[Path], run: RunFolder) -> list[EncodedImageSet]:
     sets = open_distinct(paths, (height, width), channels)
     for images in sets:
         require_enough(images, run.config.evaluation.comparison)
-        if images.name in _STATES:
+        if images.name in STATES:
             raise ValueError(
-                f"expected a set of images with another name than the states {', '.join(_STATES)}, got "
+                f"expected a set of images with another name than the states {', '.join(STATES)}, got "
                 f"{images.name}; rename it"
             )
     return sets
+
+
+def _why_no_distances(
+    run: RunFolder, deletion: Deletion, test: IndexedImages, sets: Sequence[EncodedImageSet]
+) -> str:
+    """Say, before anything is sampled, why distances cannot be measured; nothing if they can."""
+    config = run.config.evaluation
+    generated = [config.images_per_class * len(deletion.retained_classes), *map(len, sets)]
+    return why_unmeasured(deletion, test, generated, config.comparison)
+
+
+def _measure_distances(
+    run: RunFolder,
+    evidence: Evidence,
+    measurer: Measurer,
+    sets: Sequence[EncodedImageSet],
+    detect: float | None,
+) -> list[Measure]:
+    config = run.config.evaluation.comparison
+    return [
+        *measure_quality(evidence, measurer, config, detect),
+        *measure_folders(sets, evidence, measurer, config, detect),
+    ]
+
+
+def _measure_classes(
+    run: RunFolder,
+    evidence: Evidence,
+    recogniser: Recogniser,
+    measurer: Measurer,
+    train: IndexedImages,
+) -> list[Measure]:
+    """Measure retained classes, then deleted ones unless the judge cannot know one of them."""
+    config = run.config.evaluation
+    measures = [
+        *measure_accuracy(evidence, recogniser),
+        *measure_retraining(evidence, measurer, config.comparison),
+    ]
+    if not _unknown_classes(evidence.deletion, train):
+        measures += measure_forgetting(
+            evidence, recogniser, measurer, config.images_per_class, config.comparison
+        )
+    return measures
+
+
+def _measure_copies(run: RunFolder, evidence: Evidence, measurer: Measurer) -> list[Measure]:
+    features = run.config.evaluation.features
+    return [*measure_copies(evidence), *measure_embedding_copies(evidence, measurer, features)]
 
 
 def find_judge(run: RunFolder, train: IndexedImages) -> JudgeClassifier:
@@ -148,72 +178,24 @@ def find_measurer(run: RunFolder, judge: JudgeClassifier) -> Measurer:
     """Load what distances are measured in: the judge, or the extractor that the recipe names."""
     config = run.config.evaluation
     if config.features == "judge":
-        return Measurer(JudgeFeatures(judge))
+        return Measurer(JudgeFeatures(judge, "this run's whole training split, deleted images included"))
     weights = None if config.weights is None else Path(config.weights).expanduser()
     extractor = load_extractor(config.features, weights, process_state().device)
-    return Measurer(extractor, run.metrics_path / "features")
-
-
-def sample_plan(run: RunFolder) -> SamplePlan:
-    """Return the set of samples that a run is judged by."""
-    config = run.config.evaluation
-    return SamplePlan(config.images_per_class, config.null_images, 0, run.config.sampling)
-
-
-@dataclass(frozen=True)
-class _SampleFiles:
-    """The files of the samples of each state, and of each oracle with the same and with other noise."""
-
-    states: dict[str, Path]
-    oracles: tuple[Path, ...] = ()
-    oracles_again: tuple[Path, ...] = ()
-
-    def load(self, files: dict[str, Path]) -> dict[str, SampleSet]:
-        return {state: SampleSet.from_file(path) for state, path in files.items()}
-
-
-def _sample_states(run: RunFolder, oracles: Sequence[RunFolder]) -> tuple[_SampleFiles, list[str]]:
-    """Sample every state that can still be sampled; return the files, and what could not be done.
-
-    All samples lie in the folder of `run`, those of its oracles included.
-    """
-    plan = sample_plan(run)
-    files: dict[str, Path] = {}
-    notes: list[str] = []
-    if not run.receipts():
-        return _SampleFiles({"before": _sample(run, plan, run.samples_path, "sample before")}), notes
-    before = plan.path(run.samples_path, run.first_state_digest())
-    if before.exists():
-        files["before"] = before
-    else:
-        notes.append("No samples were made before the deletion: run evaluate before forget to compare.")
-    files["after"] = _sample(run, plan, run.samples_path, "sample after")
-    if not oracles:
-        notes.append("No oracle was given: what retraining would have done is not known.")
-        return _SampleFiles(files), notes
-    fresh_noise = replace(plan, null_images=0, first_index=plan.images_per_class)
-    drawn, again = [], []
-    for number, oracle in enumerate(oracles, 1):
-        name = "oracle" if len(oracles) == 1 else f"oracle {number}"
-        drawn.append(_sample(oracle, plan, run.samples_path, f"sample {name}"))
-        again.append(_sample(oracle, fresh_noise, run.samples_path, f"sample {name} again"))
-    files["oracle"] = drawn[0]
-    return _SampleFiles(files, tuple(drawn), tuple(again)), notes
-
-
-def _sample(generator: RunFolder, plan: SamplePlan, folder: Path, description: str) -> Path:
-    """Sample the present state of a run, unless that was done before; return the file."""
-    path = plan.path(folder, generator.state_digest())
-    if not path.exists():
-        pipeline = generator.load_pipeline()
-        generate_samples(pipeline, served_classes(pipeline), plan, description).save(path)
-    return path
+    return Measurer(extractor, run.features_path)
 
 
 def find_deletion(run: RunFolder, train: IndexedImages) -> Deletion:
-    """Find what was deleted from a run among the training images of its source."""
+    """Find what was deleted from a run among the training images of its source.
+
+    What an oracle was trained without counts for neither: it is no training image of it.
+    """
     every = range(len(run.manifest.class_names))
-    left = set(run.load_exemplars().labels.tolist()) if run.is_semi_parametric else set(every)
+    left = set(every)
+    if (without := run.without()) is not None:
+        train = train.select(~without.mask(train.ids))
+        left = set(train.labels.tolist())
+    if run.is_semi_parametric:
+        left = set(run.exemplar_folder().labels.tolist())
     retained = tuple(label for label in every if label in left)
     forgotten = run.forgotten()
     if not len(forgotten):
@@ -228,20 +210,48 @@ def find_deletion(run: RunFolder, train: IndexedImages) -> Deletion:
     )
 
 
-def _protocol(run: RunFolder, measurer: Measurer, evidence: Evidence) -> dict[str, object]:
+def _unknown_classes(deletion: Deletion, train: IndexedImages) -> list[int]:
+    """Return the deleted classes that no training image of the judge shows, so that it never names them."""
+    return sorted(set(deletion.classes) - set(train.labels.tolist()))
+
+
+def _missing(run: RunFolder, deletion: Deletion, train: IndexedImages) -> Iterator[str]:
+    """Yield what cannot be measured because the source no longer has all images."""
+    trained_on = run.key.seal("data", run.split_core(train).digest)
+    if run.manifest.without is None and run.manifest.data_digest != trained_on:
+        yield "The source no longer holds the images that this run was trained on."
+    found, deleted = len(unique_ids(deletion.images.ids)), len(run.forgotten())
+    if not found and deleted:
+        yield f"The source holds none of the {deleted} deleted images: copies of them were not looked for."
+    elif found < deleted:
+        yield (
+            f"The source holds {found} of the {deleted} deleted images: copies and membership were tested "
+            "with these alone."
+        )
+    if unknown := _unknown_classes(deletion, train):
+        yield (
+            f"How often {', '.join(train.class_names[label] for label in unknown)} is generated was not "
+            "measured: the source has no image of it that the judge could learn it from."
+        )
+
+
+def _protocol(
+    run: RunFolder, measurer: Measurer, evidence: Evidence, sets: Sequence[EncodedImageSet]
+) -> dict[str, object]:
     config = run.config.evaluation
     settings = {
         "comparison": asdict(config.comparison),
         "membership": asdict(config.membership),
         "sampling": asdict(run.config.sampling),
     }
-    measured = MeasurementProtocol.of(measurer.extractor, evidence.test.all_images()[0])
+    measured = MeasurementProtocol.of(measurer.extractor, next(iter(evidence.states.values())).images[0])
     return {
         "state": run.state_digest(),
         **measured.as_dict(),
         "quantisation": "uint8, once, before any measure",
         "data": run.config.data.source,
         "held_out_images": len(evidence.test),
+        "reference": {"images": len(evidence.held_out), "digest": evidence.held_out.digest},
         "forgotten_classes": [evidence.test.class_names[label] for label in evidence.deletion.classes],
         "deleted_images": len(evidence.deletion.images),
         "images_per_class": config.images_per_class,
@@ -250,5 +260,7 @@ def _protocol(run: RunFolder, measurer: Measurer, evidence: Evidence) -> dict[st
         "training_seed": run.config.seed,
         "oracles": len(evidence.oracles),
         "versions": software_versions(),
-        "standard_errors": "of sampling, with images as independent; training seeds are not in them",
+        "standard_errors": "of sampling, with images as independent and without the noise of training seeds, "
+        "unless a definition says otherwise",
+        "generated": {images.name: len(images) for images in sets},
     }

@@ -80,7 +80,7 @@ def _recipe_digest(run: RunFolder, seed: int) -> str:
 
 
 def _unchanged_runs(folder: Path, without: str) -> dict[str, RunFolder]:
-    """Return the runs in a folder that were trained without exactly what a digest stands for, by recipe digest.
+    """Return, by recipe digest, the runs in a folder that were trained without exactly what a digest says.
 
     They are complete, and nothing was deleted from them or added to them since.
     """

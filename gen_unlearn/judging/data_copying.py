@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gen_unlearn.metrics.data_copying import authenticity, copying_z, memorization_informed_fid
+from gen_unlearn.metrics.estimate import Estimate
 from gen_unlearn.metrics.feature_sets import FeatureSet
 from gen_unlearn.metrics.protocol import ComparisonConfig
 from gen_unlearn.metrics.scorecard import Measure
@@ -16,6 +17,7 @@ def measure_data_copying(
     distance: float,
     real_distance: float,
     config: ComparisonConfig,
+    standard_error: float | None = None,
 ) -> list[Measure]:
     """Measure how generated images lie to the training images, beside real images that are none of them.
 
@@ -27,11 +29,14 @@ def measure_data_copying(
         distance: Frechet distance of the generated images to the reference.
         real_distance: the same of other real images, its floor.
         config: how many images of each are looked at, and the seed of their choice.
+        standard_error: that of `distance`; `None` if it is not known.
     """
     few = config.largest_pairwise
     some, test, train = (images.sample(few, config.seed) for images in (generated, reference, training))
     counts = f"{len(some)} of {len(generated)} generated images ({state}) and {len(train)} training images"
     held_out = f"{len(test)} real images that were not trained on, in the place of generated ones"
+    mifid = memorization_informed_fid(Estimate(distance, standard_error or 0.0), train=train, generated=some)
+    best = memorization_informed_fid(Estimate(real_distance, 0.0), train=train, generated=test)
     measures = [
         Measure.of(
             f"authenticity_share_{state}",
@@ -43,12 +48,13 @@ def measure_data_copying(
         ),
         Measure(
             f"mifid_{state}",
-            memorization_informed_fid(distance, train=train, generated=some),
+            mifid.value,
             "Frechet distance, divided by the mean cosine distance to the nearest training image where that "
             f"is below 0.1 (MiFID), from {counts}. 0 needs equal means and covariances; copying "
             "raises it. Made for Inception features: others may lie so near that it means little.",
-            floor=memorization_informed_fid(real_distance, train=train, generated=test),
-            floor_definition=f"the floor of the Frechet distance, with the divisor of {held_out}",
+            None if standard_error is None else mifid.standard_error,
+            best.value,
+            f"the floor of the Frechet distance, with the divisor of {held_out}",
         ),
     ]
     z = copying_z(train=train, test=test, generated=some, seed=config.seed).statistic

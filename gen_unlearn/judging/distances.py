@@ -138,18 +138,38 @@ def _error_and_correction(
     return math.sqrt(squares / (stats.n - 1) / stats.n), split_half(first, second, reference)
 
 
-def floor_from_halves(reference: FeatureSet, generated: int, config: ComparisonConfig) -> Floor:
-    """Return the floors that two halves of the reference give, one in the place of generated images.
+def choose_floor(
+    generated: int, reference: FeatureSet, training: FeatureSet | None, what: str, config: ComparisonConfig
+) -> Floor:
+    """Return the floors of training images if there are as many as generated ones, else of the reference.
 
-    The bias of the Frechet distance falls as ``1/n + 1/m`` with the numbers of images. The halves have
-    fewer, so their distance is brought to the numbers of the comparison by that law, which holds for more
-    images than the features have dimensions and is rough for fewer. The distance of two halves varies by
-    half from one split to the next: it is the mean over several.
+    Args:
+        generated: number of generated images; of more training images as many are chosen at random.
+        reference: features of the images that the generated ones are compared with.
+        training: features of training images; `None` for none.
+        what: what the training images are, such as ``retained training images``.
+        config: numbers and seeds.
+    """
+    if training is None or len(training) < generated:
+        return floor_from_halves(reference, generated, config)
+    if len(training) > generated:
+        rows = training.sample(generated, config.seed, "floor")
+        training = FeatureSet.of(training.name, rows, training.protocol)
+    definition = f"{generated} {what} in the place of generated ones"
+    return floor_from_images(training, reference, config, definition)
+
+
+def floor_from_halves(reference: FeatureSet, generated: int, config: ComparisonConfig) -> Floor:
+    """Return the floors that parts of the reference give, one in the place of generated images.
+
+    The bias of the Frechet distance falls as ``1/n + 1/m`` with the numbers of images. Halves of the
+    reference have fewer, so their distance is brought to the numbers of the comparison by that law, which
+    holds for more images than the features have dimensions and is rough for fewer. It varies by half from
+    one split to the next, and is the mean over several. Coverage and the like depend on ``n : m``: they are
+    those of two parts in that proportion.
     """
     parts = reference.stats_of_parts(min(_PARTS, 2 * (len(reference) // 2)))
-    some = reference.sample(config.largest_pairwise, config.seed)
-    generator = numpy_generator("floor halves", config.seed)
-    order = generator.permutation(len(some))  # Files may alternate.
+    generator = numpy_generator("floor", config.seed)
     scaled = []
     for _ in range(_HALVINGS):
         shuffled = generator.permutation(len(parts))
@@ -158,11 +178,21 @@ def floor_from_halves(reference: FeatureSet, generated: int, config: ComparisonC
     return Floor(
         float(np.mean(scaled)) * (1 / generated + 1 / len(reference)),
         0.0,
-        manifold_metrics(real=some[order[1::2]], generated=some[order[::2]], k=config.neighbours),
-        "one random half of the reference in the place of generated images, the other as the reference; the "
-        "Frechet distance brought to these numbers of images by the 1/N law, the other measures of half as "
-        "many",
+        _manifold_of_parts(reference, generated, config),
+        "random parts of the reference, one in the place of generated images: for the Frechet distance "
+        "halves, brought to these numbers of images by the 1/N law; for the other measures parts in the "
+        "proportion of these numbers",
     )
+
+
+def _manifold_of_parts(reference: FeatureSet, generated: int, config: ComparisonConfig) -> ManifoldMetrics:
+    """Compare two random parts of the reference that are in proportion to generated and reference images."""
+    few, least = config.largest_pairwise, config.neighbours + 1
+    rows = reference.sample(few, config.seed)
+    order = numpy_generator("floor parts", config.seed).permutation(len(rows))  # Files may alternate.
+    share = min(generated, few) / (min(generated, few) + len(rows))
+    split = int(np.clip(round(share * len(rows)), least, len(rows) - least))
+    return manifold_metrics(real=rows[order[split:]], generated=rows[order[:split]], k=config.neighbours)
 
 
 def floor_from_images(
@@ -258,8 +288,8 @@ def frechet_measure(
     return Measure(
         name,
         found.value,
-        f"Frechet distance between {images}. 0 means equal means and covariances of features; it is biased "
-        "upwards by about C/N, so compare only at equal numbers.",
+        f"Frechet distance between {images}, in features of {found.protocol.extractor}. 0 means equal means "
+        "and covariances of features; it is biased upwards by about C/N, so compare only at equal numbers.",
         found.standard_error,
         floor.frechet,
         floor.definition,

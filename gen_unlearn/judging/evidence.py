@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gen_unlearn.data import IndexedImages
-from gen_unlearn.image_sets import ImageArray
+from gen_unlearn.image_sets import ImageArray, IndexedImageSet
 from gen_unlearn.metrics.feature_sets import FeatureSet, measure_features
 from gen_unlearn.metrics.features import FeatureExtractor
 from gen_unlearn.repro import digest_arrays, keyed_order
@@ -64,14 +64,13 @@ class Evidence:
         return of_classes(self.deletion.retained, self.deletion.retained_classes)
 
     @cached_property
-    def stand_in(self) -> IndexedImages:
-        """Retained training images in the place of generated ones, with the classes in proportion."""
-        generated = self.retained_samples(next(iter(self.states)))
-        return self.retained.select(stratified_order(self.retained)[: len(generated)])
+    def forgotten_held_out(self) -> IndexedImages:
+        """The held-out images of the deleted classes."""
+        return of_classes(self.test, self.deletion.classes)
 
-    def retained_samples(self, state: str) -> np.ndarray:
+    def retained_samples(self, state: str) -> SampleSet:
         """Return the images of a state that were asked for under a retained class."""
-        return self.states[state].of_classes(self.deletion.retained_classes).images
+        return self.states[state].of_classes(self.deletion.retained_classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +86,8 @@ class Recogniser:
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return the probability of each class for uint8 images, float64 ``(n, classes)``."""
+        if not len(images):
+            return np.empty((0, self.model.config.num_classes))
         key = digest_arrays(images)
         if key not in self._known:
             self._known[key] = predict_probabilities(self.model, images)
@@ -113,10 +114,22 @@ class Measurer:
             self._known[key] = measure_features(ImageArray(name, images), self.extractor, self.cache)
         return self._known[key]
 
+    def features_of(self, name: str, data: IndexedImages) -> FeatureSet:
+        """Return the features of images that may not fit in memory: they are decoded one at a time."""
+        key = digest_arrays(data.ids)
+        if key not in self._known:
+            self._known[key] = measure_features(IndexedImageSet(name, data), self.extractor, self.cache)
+        return self._known[key]
+
 
 def of_classes(data: IndexedImages, classes: Sequence[int]) -> IndexedImages:
     """Return the images of some classes."""
     return data.select(np.flatnonzero(np.isin(data.labels, classes)))
+
+
+def in_proportion(data: IndexedImages, count: int) -> IndexedImages:
+    """Return `count` images, or all if there are fewer, with the classes in the proportions of the whole."""
+    return data.select(stratified_order(data)[:count])
 
 
 def stratified_order(data: IndexedImages) -> np.ndarray:

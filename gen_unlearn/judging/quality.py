@@ -4,14 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from gen_unlearn.data import IndexedImages
 from gen_unlearn.image_sets import ImageSet
 from gen_unlearn.judging.data_copying import measure_data_copying
-from gen_unlearn.judging.distances import as_measures, compare, floor_from_halves, floor_from_images
-from gen_unlearn.judging.evidence import Evidence, Measurer, Recogniser
-from gen_unlearn.metrics.feature_sets import measure_features
+from gen_unlearn.judging.distances import as_measures, choose_floor, compare
+from gen_unlearn.judging.evidence import Deletion, Evidence, Measurer, Recogniser, in_proportion
+from gen_unlearn.metrics.feature_sets import FeatureSet, measure_features
 from gen_unlearn.metrics.forgetting import label_accuracy
+from gen_unlearn.metrics.frechet import FrechetMeasurement, influence_function, paired_standard_error
 from gen_unlearn.metrics.protocol import ComparisonConfig
 from gen_unlearn.metrics.scorecard import Measure
+from gen_unlearn.samples import SampleSet
+
+_TRAINING = "retained training images"
+
+
+def why_unmeasured(
+    deletion: Deletion, test: IndexedImages, generated: Sequence[int], config: ComparisonConfig
+) -> str:
+    """Say why distances on the retained classes cannot be measured; nothing if they can.
+
+    Args:
+        deletion: what was deleted.
+        test: the held-out images.
+        generated: numbers of images of the retained classes in each set that is compared.
+        config: how they are compared.
+    """
+    classes = deletion.retained_classes
+    if not classes:
+        return "The quality of images of retained classes was not measured: no class is left."
+    least = config.neighbours + 2
+    held_out, training = (int(np.isin(data.labels, classes).sum()) for data in (test, deletion.retained))
+    least_held_out = least if training >= max(generated) else 2 * (config.neighbours + 1)  # for the floor
+    needed = {
+        "held-out": (held_out, least_held_out),
+        "training": (training, least),
+        "generated": (min(generated), least),
+    }
+    few = [
+        f"at least {enough} {what} images of the retained classes, and there are {count}"
+        for what, (count, enough) in needed.items()
+        if count < enough
+    ]
+    if not few:
+        return ""
+    return (
+        f"Distances to held-out images were not measured: {config.neighbours} neighbours "
+        f"(evaluation.comparison.neighbours) take {'; '.join(few)}."
+    )
 
 
 def measure_quality(
@@ -22,30 +64,86 @@ def measure_quality(
     The Frechet distance is what arXiv 2603.22870 calls FID_R, with held-out images as the reference. `detect`
     is a difference of Frechet distances to plan the number of images for.
     """
-    held_out = evidence.held_out.all_images()
-    stand_in = evidence.stand_in.all_images()
-    reference = measurer.features("held-out images", held_out)
-    floor = floor_from_images(
-        measurer.features("training images", stand_in),
-        reference,
-        config,
-        f"{len(stand_in)} retained training images in the place of generated ones",
-    )
-    training = measurer.features("retained training images", evidence.retained.all_images())
+    reference = measurer.features("held-out images", evidence.held_out.all_images())
+    training = measurer.features(_TRAINING, evidence.retained.all_images())
+    generated = {
+        state: measurer.features(f"images {state}", evidence.retained_samples(state).images)
+        for state in evidence.states
+    }
+    count = len(next(iter(generated.values())))
+    floor = choose_floor(count, reference, _stand_in(count, evidence, measurer), _TRAINING, config)
     measures = []
-    for state in evidence.states:
-        images = evidence.retained_samples(state)
-        features = measurer.features(f"images {state}", images)
+    distances = {}
+    for state, features in generated.items():
         found = compare(features, reference, config)
+        distances[state] = found.frechet
         text = (
-            f"{len(images)} generated images of the retained classes ({state}) and the {len(held_out)} "
+            f"{len(features)} generated images of the retained classes ({state}) and the {len(reference)} "
             "held-out real images of these classes (FID_R)"
         )
         measures += as_measures(found, floor, state, text, "_retain", detect)
-        measures += measure_data_copying(
-            state, features, reference, training, found.frechet.value, floor.frechet, config
+        values = found.frechet.value, floor.frechet
+        error = found.frechet.standard_error
+        measures += measure_data_copying(state, features, reference, training, *values, config, error)
+    return [*measures, *_change(evidence, generated, reference, distances)]
+
+
+def _stand_in(count: int, evidence: Evidence, measurer: Measurer) -> FeatureSet:
+    """Return the features of `count` retained training images, or of all, with the classes in proportion."""
+    return measurer.features(_TRAINING, in_proportion(evidence.retained, count).all_images())
+
+
+def _change(
+    evidence: Evidence,
+    generated: dict[str, FeatureSet],
+    reference: FeatureSet,
+    distances: dict[str, FrechetMeasurement],
+) -> list[Measure]:
+    """Measure how the Frechet distance changed; nothing without both states, alike and with an error."""
+    if not {"before", "after"} <= set(generated):
+        return []
+    before, after = generated["before"], generated["after"]
+    if len(before) != len(after):
+        return []
+    paired = None
+    if _same_noise(*(evidence.retained_samples(state) for state in ("before", "after"))):
+        paired = _paired_error(before, after, reference)
+    if paired is None and None in (distances["before"].standard_error, distances["after"].standard_error):
+        return []
+    how = (
+        "in quadrature, as if drawn from other noise"
+        if paired is None
+        else "of the differences between images drawn from the same noise"
+    )
+    return [
+        Measure.of(
+            "fd_retain_change",
+            distances["after"].minus(distances["before"], paired),
+            f"Change of fd_retain from before to after: Frechet distance of the {len(after)} images of the "
+            f"retained classes to the held-out ones after, less that before. The error is {how}. Above 0 the "
+            "deletion took these images away from the real ones.",
+            0.0,
+            "no change",
         )
-    return measures
+    ]
+
+
+def _same_noise(first: SampleSet, second: SampleSet) -> bool:
+    """Tell whether image i of both sets was asked for under the same class and number."""
+    return np.array_equal(first.labels, second.labels) and np.array_equal(first.indices, second.indices)
+
+
+def _paired_error(before: FeatureSet, after: FeatureSet, reference: FeatureSet) -> float | None:
+    """Return the error of the change of the distance to a reference; `None` with too few images for one."""
+    if before.digest == after.digest:
+        return 0.0
+    if len(after) <= len(after.stats.mean):
+        return None
+    influences = []
+    for features in (after, before):
+        influence = influence_function(features.stats, reference.stats)
+        influences.append(np.concatenate([influence(block) for block in features]))
+    return paired_standard_error(*influences)
 
 
 def measure_folders(
@@ -62,20 +160,29 @@ def measure_folders(
     reference = measurer.features("held-out images", evidence.held_out.all_images())
     measures = []
     for images in sets:
-        floor = floor_from_halves(reference, len(images), config)
+        stand_in = _stand_in(len(images), evidence, measurer)
+        floor = choose_floor(len(images), reference, stand_in, _TRAINING, config)
         found = compare(measure_features(images, measurer.extractor, measurer.cache), reference, config)
-        text = f"{len(images)} images of {images.name} and the {len(reference)} held-out real images"
+        text = (
+            f"{len(images)} images of {images.name} and the {len(reference)} held-out real images of the "
+            "retained classes"
+        )
         measures += as_measures(found, floor, images.name, text, "", detect)
     return measures
 
 
 def measure_accuracy(evidence: Evidence, recogniser: Recogniser) -> list[Measure]:
-    """Measure how often an image of a retained class is recognised as what it was asked for as."""
+    """Measure how often an image of a retained class is recognised as what it was asked for as.
+
+    Nothing without held-out images of a retained class.
+    """
     classes, real = evidence.deletion.retained_classes, evidence.held_out
+    if not len(real):
+        return []
     best = label_accuracy(recogniser.recognise(real.all_images()), real.labels, classes)
     measures = []
-    for state, samples in evidence.states.items():
-        retained = samples.of_classes(classes)
+    for state in evidence.states:
+        retained = evidence.retained_samples(state)
         measures.append(
             Measure.of(
                 f"retained_accuracy_{state}",

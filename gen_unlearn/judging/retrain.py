@@ -32,7 +32,7 @@ def measure_retraining(evidence: Evidence, measurer: Measurer, config: Compariso
     for state, suffix in (("before", "_before"), ("after", "")):
         if state not in evidence.states:
             continue
-        images = evidence.retained_samples(state)
+        images = evidence.retained_samples(state).images
         found = [
             measure_frechet(measurer.features(f"images {state}", images), oracle, config) for oracle in again
         ]

@@ -54,7 +54,7 @@ class FrechetDistanceMetric(Metric):
             ValueError: if the shape is another one, or a value is not finite.
         """
         rows = _checked(features, len(self.reference.mean), self.total.device)
-        rows = rows - torch.from_numpy(self.reference.mean).to(rows)
+        rows = rows - torch.tensor(self.reference.mean, device=rows.device)
         self.count += len(rows)
         self.total += rows.sum(dim=0)
         self.outer += rows.T @ rows

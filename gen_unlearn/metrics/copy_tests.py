@@ -218,8 +218,11 @@ def embedding_copies(
         chunk: images per side of a tile.
 
     Raises:
-        ValueError: if the dimensions differ, a set is empty, or a feature is zero or not finite.
+        ValueError: if the dimensions differ, a set is empty, a feature is zero or not finite, or the
+            threshold is no cosine.
     """
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"expected a cosine in [-1, 1] as the threshold, got {threshold}; SSCD takes 0.5")
     unit = _unit_rows(generated)
     to_deleted = _most_similar(unit, _unit_rows(deleted), chunk)
     to_control = _most_similar(unit, _unit_rows(control), chunk)
@@ -266,7 +269,8 @@ def _require_neighbours(distances: np.ndarray) -> None:
         raise ValueError(
             f"expected distances of shape (n, k) with k >= 2, got {distances.shape}; ask for more neighbours"
         )
-    if (distances[:, 0] < 0).any() or (np.diff(distances, axis=1) < 0).any() or (distances[:, 1] == 0).any():
+    ascending = (distances[:, 0] >= 0).all() and (np.diff(distances, axis=1) >= 0).all()
+    if not ascending or (distances[:, 1] == 0).any():  # NaN is neither
         raise ValueError(
             "expected ascending distances >= 0 to distinct images, got others, or two images at distance 0; "
             "search a TrainingGallery, which holds equal images once"

@@ -14,9 +14,15 @@ import numpy as np
 import scipy.special
 
 from gen_unlearn.indexed_images import IndexedImages
-from gen_unlearn.metrics.estimate import Estimate, proportion
+from gen_unlearn.metrics.estimate import Estimate
 from gen_unlearn.metrics.features import require_images
 from gen_unlearn.repro import id_keys, keyed_order
+
+_TILE_VALUES = 2**25
+"""Most pixel values per side of a tile of `nearest_images`, which take 256 MiB in float64."""
+
+LARGEST_GALLERY = 10_000
+"""Deleted images, and retained ones, that a `TrainingGallery` takes at most unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -73,43 +79,57 @@ class CopyDistances:
 
 @dataclass(frozen=True, eq=False)
 class TrainingGallery:
-    """Hold the distinct training images, and what became of each.
+    """Hold distinct training images, and what became of each.
 
     Attributes:
         images: uint8 ``(m, height, width, channels)``, no two with equal pixels; deleted ones come first.
         deleted: which were deleted, bool ``(m,)``.
         control: the retained ones to compare with, bool ``(m,)``: as many as were deleted, if so many remain.
         unmatched: deleted images that have no control image of their class; all after a whole class went.
+        distinct: number of the distinct training images that these were chosen from.
     """
 
     images: np.ndarray
     deleted: np.ndarray
     control: np.ndarray
     unmatched: int
+    distinct: int
 
     @classmethod
     def of(
-        cls, deleted: IndexedImages, retained: IndexedImages, *parts: int | str | bytes
+        cls,
+        deleted: IndexedImages,
+        retained: IndexedImages,
+        *parts: int | str | bytes,
+        largest: int = LARGEST_GALLERY,
     ) -> TrainingGallery:
-        """Collect the distinct images of both, and choose the control by a hash keyed with `parts`.
+        """Collect distinct images of both, and choose the control, by a hash keyed with `parts`.
 
         Byte-identical images, told by their ids, are one image: the nearest two neighbours of a copy are
-        then never the same image twice. Pixels that are both deleted and retained count as deleted.
+        then never the same image twice. Pixels that are both deleted and retained count as deleted. Of each
+        kind at most `largest` are taken, and decoded; the control is always among them.
         """
         _, first = np.unique(id_keys(np.concatenate([deleted.ids, retained.ids])), return_index=True)
         own = np.sort(first[first < len(deleted)])
         kept = np.sort(first[first >= len(deleted)]) - len(deleted)
+        distinct = len(own) + len(kept)
+        own = own[np.sort(keyed_order(deleted.ids[own], *parts)[:largest])]
         labels, labels_kept = deleted.labels[own], retained.labels[kept]
         control = class_matched_control(labels, retained.ids[kept], labels_kept, *parts)
         classes = max(labels.max(initial=0), labels_kept.max(initial=0)) + 1
         lacking = np.bincount(labels, minlength=classes) - np.bincount(
             labels_kept[control], minlength=classes
         )
-        is_deleted = np.arange(len(own) + len(kept)) < len(own)
-        is_control = np.zeros(len(is_deleted), dtype=bool)
-        is_control[len(own) + control] = True
-        images = np.concatenate([deleted.select(own).all_images(), retained.select(kept).all_images()])
-        return cls(images, is_deleted, is_control, int(lacking.clip(min=0).sum()))
+        order = keyed_order(retained.ids[kept], *parts)
+        chosen = np.sort(np.concatenate([control, order[~np.isin(order, control)]])[:largest])
+        others = retained.select(kept[chosen])
+        return cls(
+            np.concatenate([deleted.select(own).all_images(), others.all_images()]),
+            np.arange(len(own) + len(others)) < len(own),
+            np.concatenate([np.zeros(len(own), dtype=bool), np.isin(chosen, control)]),
+            int(lacking.clip(min=0).sum()),
+            distinct,
+        )
 
 
 def nearest_images(
@@ -119,13 +139,14 @@ def nearest_images(
 
     Squared distances between uint8 images are integers below 2^53, so that float64 matrix products give
     them without rounding in whatever order they add: identical images have distance exactly 0, and equal
-    distances go to the lowest index. Works in tiles of `chunk` x `chunk` images.
+    distances go to the lowest index. Works in tiles of `chunk` x `chunk` images, of fewer if these have more
+    than 2^25 values.
 
     Args:
         queries: uint8 of shape ``(n, height, width, channels)``.
         gallery: uint8 of shape ``(m, height, width, channels)``.
         k: neighbours per query, at most m.
-        chunk: images per side of a tile; a tile takes 16 bytes per pair.
+        chunk: most images per side of a tile; a tile takes 16 bytes per pair.
 
     Returns:
         Distances, float64 ``(n, k)`` in ascending order, and gallery indices, int64 ``(n, k)``.
@@ -140,6 +161,7 @@ def nearest_images(
             f"expected images of one shape, 1 <= k <= {len(gallery)} gallery images and chunk >= 1, got "
             f"{queries.shape[1:]} and {gallery.shape[1:]}, k {k}, chunk {chunk}; resize, or ask for fewer"
         )
+    chunk = max(1, min(chunk, _TILE_VALUES // max(1, queries[0].size)))
     keys = np.concatenate(
         [_nearest_keys(queries[i : i + chunk], gallery, k, chunk) for i in range(0, len(queries), chunk)]
     )
@@ -151,31 +173,18 @@ def copy_distances(generated: np.ndarray, forgotten: np.ndarray, control: np.nda
     """Find the generated image nearest to each forgotten image, and to each image of a control.
 
     The control is a sample of retained training images, treated like the forgotten ones and equally
-    numerous where the medians and minima are to be compared. All are uint8 ``(n, height, width, channels)``.
+    numerous where the medians and minima are to be compared; it may be empty, where nothing is retained. All
+    are uint8 ``(n, height, width, channels)``.
 
     Raises:
         ValueError: if the images are not uint8, or their shapes differ.
     """
     forgotten_distance, forgotten_nearest = nearest_images(forgotten, generated)
-    control_distance, control_nearest = nearest_images(control, generated)
+    none = np.empty((0, 1)), np.empty((0, 1), dtype=np.int64)
+    control_distance, control_nearest = nearest_images(control, generated) if len(control) else none
     return CopyDistances(
         forgotten_distance[:, 0], forgotten_nearest[:, 0], control_distance[:, 0], control_nearest[:, 0]
     )
-
-
-def share_nearest_forgotten(generated: np.ndarray, forgotten: np.ndarray, retained: np.ndarray) -> Estimate:
-    """Estimate the share of generated images whose nearest training image is a forgotten one.
-
-    The gallery is the whole training set, forgotten and retained; at equal distance the forgotten image
-    counts. The floor to compare with is the share of a model retrained without the forgotten images,
-    which is not 0. All are uint8 ``(n, height, width, channels)``.
-
-    Raises:
-        ValueError: if the images are not uint8, or their shapes differ.
-    """
-    to_forgotten, _ = nearest_images(generated, forgotten)
-    to_retained, _ = nearest_images(generated, retained)
-    return proportion(int((to_forgotten <= to_retained).sum()), len(generated))
 
 
 def class_matched_control(
@@ -245,11 +254,11 @@ def median_estimate(values: np.ndarray) -> Estimate:
 def _nearest_keys(queries: np.ndarray, gallery: np.ndarray, k: int, chunk: int) -> np.ndarray:
     """Return the `k` smallest ``squared distance * len(gallery) + index`` per query, ascending, as int64."""
     flat = queries.reshape(len(queries), -1).astype(np.float64)
-    norms = np.square(flat).sum(axis=1, keepdims=True)
+    norms = np.einsum("ij,ij->i", flat, flat)[:, None]
     best = np.empty((len(queries), 0), dtype=np.int64)
     for start in range(0, len(gallery), chunk):
         tile = gallery[start : start + chunk].reshape(-1, flat.shape[1]).astype(np.float64)
-        squared = norms + np.square(tile).sum(axis=1) - 2 * flat @ tile.T
+        squared = norms + np.einsum("ij,ij->i", tile, tile) - 2 * (flat @ tile.T)
         keys = squared.astype(np.int64) * len(gallery) + np.arange(start, start + len(tile))
         candidates = np.concatenate([best, keys], axis=1)
         best = np.partition(candidates, min(k, candidates.shape[1]) - 1, axis=1)[:, :k]

@@ -122,54 +122,63 @@ def copying_z(
     return _weigh(tuple(sorted(found, key=lambda cell: -cell.train)))
 
 
-def mean_minimum_cosine_distance(*, train: np.ndarray, generated: np.ndarray) -> float:
-    """Compute the mean over generated images of ``min 1 - |cos|`` over the training images, in [0, 1].
+def mean_minimum_cosine_distance(*, train: np.ndarray, generated: np.ndarray) -> Estimate:
+    """Estimate the mean over generated images of ``min 1 - |cos|`` over the training images, in [0, 1].
 
-    Rows of zeros have no direction and are left out.
+    Rows of zeros have no direction and are left out. The standard error, ``sd / sqrt(n)``, covers the draw of
+    the generated images.
 
     Args:
         train: floats of shape ``(n, d)``.
         generated: floats of shape ``(m, d)``.
 
     Raises:
-        ValueError: if these are not finite features of one dimension, or one has only rows of zeros.
+        ValueError: if these are not finite features of one dimension, one has only rows of zeros, or there
+            is one generated image.
     """
     require_features(train, generated)
     towards, directions = _directions(train), _directions(generated)
-    total = 0.0
+    if len(directions) < 2:
+        raise ValueError("expected at least two generated images with a direction, got 1; generate more")
+    cosine = np.zeros(len(directions))
     for rows in slices(len(directions)):
-        cosine = np.zeros(rows.stop - rows.start)
         for columns in slices(len(towards)):
-            np.maximum(cosine, np.abs(directions[rows] @ towards[columns].T).max(axis=1), out=cosine)
-        total += float((1 - cosine.clip(max=1)).sum())
-    return total / len(directions)
+            found = np.abs(directions[rows] @ towards[columns].T).max(axis=1)
+            np.maximum(cosine[rows], found, out=cosine[rows])
+    distances = 1 - cosine.clip(max=1)
+    return Estimate(float(distances.mean()), float(distances.std(ddof=1)) / math.sqrt(len(distances)))
 
 
 def memorization_informed_fid(
-    fid: float, *, train: np.ndarray, generated: np.ndarray, tau: float = 0.1
-) -> float:
-    """Compute the Fréchet distance divided by `mean_minimum_cosine_distance` if that is below `tau`.
+    fid: Estimate, *, train: np.ndarray, generated: np.ndarray, tau: float = 0.1
+) -> Estimate:
+    """Estimate the Fréchet distance divided by `mean_minimum_cosine_distance` if that is below `tau`.
 
     Bai et al. 2021: higher means worse, and generators that do not copy keep their distance. A distance of
     at most 1e-8 counts as 0, and 1e-14 is added to the divisor, as torchmetrics does; torchmetrics however
     takes the mean over the set that it calls real, so that swapping its sets gives the number computed here.
 
+    The standard error of ``F / D`` is ``sqrt(s_F^2 + (s_D F / D)^2) / D``, with both as independent.
+
     Args:
-        fid: the Fréchet distance of the generated features to a reference, at least 0.
+        fid: the Fréchet distance of the generated features to a reference, at least 0, with its error.
         train: floats of shape ``(n, d)``, the images that may have been copied.
         generated: floats of shape ``(m, d)``.
         tau: mean distance from which on nothing counts as copied; 0.1 suits Inception features.
 
     Raises:
-        ValueError: if the distance is negative or not finite, these are not finite features of one
-            dimension, or one has only rows of zeros.
+        ValueError: if the distance is negative, these are not finite features of one dimension, one has only
+            rows of zeros, or there is one generated image.
     """
-    if not math.isfinite(fid) or fid < 0:
-        raise ValueError(f"expected a finite Fréchet distance >= 0, got {fid}; compute it first")
+    if fid.value < 0:
+        raise ValueError(f"expected a Fréchet distance >= 0, got {fid.value}; compute it first")
     distance = mean_minimum_cosine_distance(train=train, generated=generated)
-    if fid <= 1e-8:
-        return 0.0
-    return fid / (distance + 1e-14) if distance < tau else fid
+    value = fid.value if fid.value > 1e-8 else 0.0
+    if distance.value >= tau:
+        return Estimate(value, fid.standard_error)
+    divisor = distance.value + 1e-14
+    error = math.hypot(fid.standard_error, distance.standard_error * value / divisor)
+    return Estimate(value / divisor, error / divisor)
 
 
 def _project(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:

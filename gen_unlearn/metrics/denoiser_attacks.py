@@ -44,6 +44,10 @@ class AttackConfig:
         pia_timestep: timestep at which `pia_score` and `pian_score` ask for the noise again.
         seed: seed of the noise of `loss_score`.
         batch_size: images per batch; does not change the scores.
+
+    Raises:
+        ValueError: if a timestep is negative, there is none for the loss, a count is not positive, or
+            `secmi_timestep` is no multiple of `secmi_stride`.
     """
 
     loss_timesteps: tuple[int, ...] = (100, 150, 200, 250)
@@ -197,6 +201,7 @@ def attack_scores(
     config: AttackConfig = USUAL_ATTACKS,
     device: torch.device | str = "cpu",
     description: str = "attack",
+    null_denoiser_of: Callable[[slice], Denoiser] | None = None,
 ) -> dict[str, np.ndarray]:
     """Run the attacks that need one model, in batches.
 
@@ -209,16 +214,20 @@ def attack_scores(
         config: constants of the attacks.
         device: where the denoiser computes.
         description: shown before the progress bar.
+        null_denoiser_of: like `denoiser_of`, of the same model without a condition; `None` for none.
 
     Returns:
-        float64 ``(n,)`` scores under ``"loss"``, ``"secmi"``, ``"pia"`` and ``"pian"``.
+        float64 ``(n,)`` scores under ``"loss"``, ``"secmi"``, ``"pia"`` and ``"pian"``; with a denoiser
+        without condition also ``"clid"``: by how much the condition lowers the loss, on the same noise,
+        ``E[l(null) - l(c)]`` (Zhai et al. 2024).
 
     Raises:
         ValueError: see `loss_score`.
     """
     _require_images(images, keys)
     schedule = alphas_cumprod.double().cpu()
-    scores = {name: np.empty(len(images)) for name in ("loss", "secmi", "pia", "pian")}
+    names = ("loss", "secmi", "pia", "pian", *(("clid",) if null_denoiser_of is not None else ()))
+    scores = {name: np.empty(len(images)) for name in names}
     with progress_bar(len(images), description) as progress:
         for start in range(0, len(images), config.batch_size):
             rows = slice(start, min(start + config.batch_size, len(images)))
@@ -227,6 +236,9 @@ def attack_scores(
             scores["secmi"][rows] = secmi_score(batch, denoiser, schedule, config)
             scores["pia"][rows] = pia_score(batch, denoiser, schedule, config)
             scores["pian"][rows] = pian_score(batch, denoiser, schedule, config)
+            if null_denoiser_of is not None:
+                null = loss_score(batch, keys[rows], null_denoiser_of(rows), schedule, config)
+                scores["clid"][rows] = scores["loss"][rows] - null
             progress.update(len(batch))
     return scores
 

@@ -97,9 +97,9 @@ class FeatureStats:
                 f"expected finite features, got {broken} of {len(features)} rows with NaN or infinity; "
                 "check the images and the weights of the extractor"
             )
-        features = features.astype(np.float64)
-        mean = features.mean(axis=0)
-        centred = features - mean
+        centred = features.astype(np.float64)  # a copy, also of float64
+        mean = centred.mean(axis=0)
+        centred -= mean
         return cls(len(features), mean, centred.T @ centred / max(len(features) - 1, 1), protocol)
 
     def merge(self, other: FeatureStats) -> FeatureStats:
@@ -134,7 +134,7 @@ def require_images(images: np.ndarray) -> None:
         )
 
 
-def extract_features(extractor: FeatureExtractor, images: np.ndarray, batch_size: int = 512) -> np.ndarray:
+def extract_features(extractor: FeatureExtractor, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """Return the features of uint8 images ``(n, height, width, channels)`` as float32 ``(n, dim)``.
 
     Raises:

@@ -31,7 +31,9 @@ def confusion_counts(predicted: np.ndarray, requested: np.ndarray, num_classes: 
         raise ValueError(
             f"expected labels below {num_classes}, got {labels.max()}; pass the judge's number of classes"
         )
-    cells = np.bincount(requested.astype(np.int64) * num_classes + predicted, minlength=num_classes**2)
+    cells = np.bincount(
+        requested.astype(np.int64) * num_classes + predicted.astype(np.int64), minlength=num_classes**2
+    )
     return cells.reshape(num_classes, num_classes).astype(np.int64)
 
 
@@ -71,8 +73,10 @@ def forgotten_class_rate(
     The sweep asks for every label `images_per_class` times; a request that the model refuses contributes
     no image. The rate is the number of images recognised as a forgotten class, whatever was requested,
     over ``images_per_class * len(forgotten)``: 1 for a perfect generator before deletion, 0 when the
-    classes never appear, and above 1 when other requests yield them too. Its standard error is that of the
-    share among the images drawn, in the same unit; with no image drawn the rate is 0, exactly.
+    classes never appear, and above 1 when other requests yield them too. Its standard error is that of new
+    noise at the same requests, ``sum_l n_l^2 p_l (1 - p_l) / (n_l - 1)`` over labels under the root, in the
+    same unit and never below that of one image in ``n + 1``; labels with a single image are taken together.
+    With no image drawn the rate is 0, exactly.
 
     Raises:
         ValueError: if labels have wrong shapes or types, `forgotten` is empty or repeats a class, or a label
@@ -88,7 +92,15 @@ def forgotten_class_rate(
         )
     if len(predicted) == 0:
         return Estimate(0.0, 0.0)
-    return class_share(predicted, forgotten).scaled(len(predicted) / (images_per_class * len(classes)))
+    caught = np.bincount(requested.astype(np.int64), np.isin(predicted, classes))
+    single = counts == 1
+    groups = [
+        (counts[single].sum(), caught[single].sum()),
+        *zip(counts[~single], caught[~single], strict=True),
+    ]
+    variance = sum(hits * (drawn - hits) / (drawn - 1) for drawn, hits in groups if drawn > 1)
+    error = max(math.sqrt(variance), len(predicted) / (len(predicted) + 1))
+    return Estimate(float(caught.sum()), error).scaled(1 / (images_per_class * len(classes)))
 
 
 def unlearning_accuracy(predicted: np.ndarray, forgotten: Collection[int]) -> Estimate:

@@ -125,8 +125,10 @@ def frechet_distance_of_features(x: np.ndarray, y: np.ndarray) -> float:
 
     Unless both sets have more images than dimensions, ``Tr sqrt(S_x S_y)`` is the nuclear norm of
     ``X Y^T / sqrt((n - 1) (m - 1))`` with centred rows `X` and `Y`: exact where the covariances are singular,
-    and much faster than their roots. Otherwise it takes the way of `frechet_distance`. Both are float64 and
-    agree to 3e-6, relatively. The caller sees to it that both were measured under one protocol.
+    and much faster than their roots. A set of more images than dimensions enters by its triangular factor, so
+    that nothing larger than ``(d, d)`` is decomposed. Otherwise it takes the way of `frechet_distance`. Both
+    are float64 and agree to 3e-6, relatively. The caller sees to it that both were measured under one
+    protocol.
 
     Raises:
         ValueError: if the dimensions differ, a set has fewer than two rows, or a value is not finite.
@@ -138,7 +140,7 @@ def frechet_distance_of_features(x: np.ndarray, y: np.ndarray) -> float:
             "extract both with the same extractor"
         )
     if min(len(rows_x), len(rows_y)) <= len(mean_x):
-        cross = float(scipy.linalg.svdvals(rows_x @ rows_y.T).sum())
+        cross = float(scipy.linalg.svdvals(_triangular(rows_x) @ _triangular(rows_y).T).sum())
     else:
         cross = _cross_trace(_square_root(rows_x.T @ rows_x), rows_y.T @ rows_y)
     spread = np.square(rows_x).sum() / (len(rows_x) - 1) + np.square(rows_y).sum() / (len(rows_y) - 1)
@@ -247,6 +249,11 @@ def _centred(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         )
     mean = features.mean(axis=0, dtype=np.float64)
     return mean, features - mean
+
+
+def _triangular(rows: np.ndarray) -> np.ndarray:
+    """Return `rows` ``(n, d)``, or for n > d its triangular factor ``(d, d)``, of the same ``Y^T Y``."""
+    return scipy.linalg.qr(rows, mode="r")[0][: rows.shape[1]] if len(rows) > rows.shape[1] else rows
 
 
 def _cross_trace(root: np.ndarray, cov: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gen_unlearn.metrics.estimate import Estimate, proportion
-from gen_unlearn.metrics.neighbours import ball_hits, nearest_others
+from gen_unlearn.metrics.neighbours import ball_hits, nearest_others, slices
 from gen_unlearn.repro import numpy_generator
 
 _MISSED_WEIGHTS = (1.0, -0.79, 0.31)
@@ -88,15 +88,18 @@ def _count_hits(points: np.ndarray, centres: np.ndarray, k: int) -> _Hits:
     """
     radii = nearest_others(centres, k)[0][:, -1]
     keys = numpy_generator("hits", len(points)).integers(0, 2**64, len(points), dtype=np.uint64)
-    per_point = np.empty(len(points), dtype=np.int64)
+    per_point = np.zeros(len(points), dtype=np.int64)
     per_ball = np.zeros(len(centres), dtype=np.int64)
     digests = np.zeros(len(centres), dtype=np.uint64)
     start = 0
     for hits in ball_hits(points, centres, radii):
         rows = slice(start, start + len(hits))
-        per_point[rows] = hits.sum(axis=1)
-        per_ball += hits.sum(axis=0)
-        digests += keys[rows] @ hits  # modulo 2^64: equal for equal sets of points, and hardly for others
+        for columns in slices(len(centres)):  # indices of 16 bytes for each hit, of which there are few
+            inside, balls = np.nonzero(hits[:, columns])
+            per_point[rows] += np.bincount(inside, minlength=len(hits))
+            per_ball[columns] += np.bincount(balls, minlength=columns.stop - columns.start)
+            # modulo 2^64: equal for equal sets of points, and hardly for others
+            np.add.at(digests[columns], balls, keys[rows][inside])
         start = rows.stop
     return _Hits(per_point, per_ball, digests)
 

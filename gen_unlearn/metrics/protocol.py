@@ -32,10 +32,10 @@ class ComparisonConfig:
                 f"expected neighbours >= 1, permutations >= 1 and jackknife_blocks >= 2, got "
                 f"{self.neighbours}, {self.permutations} and {self.jackknife_blocks}"
             )
-        if self.largest_pairwise <= 2 * self.neighbours:
+        if self.largest_pairwise < 2 * (self.neighbours + 1):
             raise ValueError(
-                f"expected largest_pairwise above {2 * self.neighbours}, twice the neighbours, got "
-                f"{self.largest_pairwise}"
+                f"expected largest_pairwise >= {2 * (self.neighbours + 1)}, which makes two sets with "
+                f"{self.neighbours} neighbours, got {self.largest_pairwise}"
             )
 
 

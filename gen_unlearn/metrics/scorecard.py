@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,11 @@ class Scorecard:
             ``after``, ``oracle``, ``random removal``) -> its curve: ``fpr`` and ``tpr``, two lists of equal
             length of shares in [0, 1], both ascending.
         confusion: state -> class asked for, or ``null token`` -> class recognised -> number of images. The
-            inner tables name every class, in the order of the labels; a refused class is left out of the
-            classes asked for.
+            inner tables name every class, in the order of the labels; of more than 100 classes they leave
+            out those recognised in no image. A refused class is left out of the classes asked for.
+
+    Raises:
+        ValueError: two measures have one name.
     """
 
     measures: tuple[Measure, ...]
@@ -80,6 +84,14 @@ class Scorecard:
     notes: tuple[str, ...] = ()
     roc: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     confusion: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        counts = Counter(measure.name for measure in self.measures)
+        if repeated := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(
+                f"expected one measure of each name, got more of {', '.join(repeated)}; rename the set of "
+                "images that a measure is called after"
+            )
 
     def value(self, name: str) -> float:
         """Return the value of a measure.

@@ -64,7 +64,10 @@ def format_value(measure: Measure) -> str:
     """Write a measure as ``12.8 ± 0.4`` or, if it is a share, ``97.1 ± 0.5 %``."""
     value, error = measure.value, measure.standard_error
     if error and math.isfinite(value) and math.isfinite(error):
-        number = str(Estimate(value, error).scaled(factor_of(measure))).replace(" ", "\u00a0")
+        found = Estimate(value, error).scaled(factor_of(measure))
+        rounding = found.standard_error < 1e-8  # Such as a set against itself.
+        text = f"{found.value:.2g} ± {found.standard_error:.1g}" if rounding else str(found)
+        number = text.replace(" ", "\u00a0")
     else:
         number = three_digits(value * factor_of(measure))
     return number + unit_of(measure.name)

@@ -14,7 +14,7 @@ def text_table(card: Scorecard) -> str:
     """Return the measures by group: quantity, ``value ± standard error`` in each state, and the floor.
 
     Floors that differ from state to state stand on a line of their own. Measures that are not of a state
-    stand in the first column.
+    stand in the column of the state after the deletion, or in the first.
     """
     states = dict.fromkeys([*_STATES, *card.protocol.get("generated", {})])
     present = [state for state in states if any(m.name.endswith(f"_{state}") for m in card.measures)]
@@ -30,15 +30,13 @@ def text_table(card: Scorecard) -> str:
 def _by_quantity(measures: Sequence[Measure], states: Sequence[str]) -> dict[str, dict[str, Measure]]:
     """Sort measures by quantity and state.
 
-    A name without a state belongs to the state after the deletion if the quantity has other states, and to
-    none otherwise.
+    A name without a state belongs to the state after the deletion if there is one, and to none otherwise.
     """
     split = {measure.name: _split(measure.name, states) for measure in measures}
-    shared = {quantity for quantity, state in split.values() if state}
     table: dict[str, dict[str, Measure]] = {}
     for measure in measures:
         quantity, state = split[measure.name]
-        table.setdefault(quantity, {})[state or ("after" if quantity in shared else "")] = measure
+        table.setdefault(quantity, {})[state or ("after" if "after" in states else "")] = measure
     return table
 
 

@@ -109,6 +109,14 @@ def test_survives_single_precision_features_far_from_zero() -> None:
     assert float(metric.compute()) == pytest.approx(exact, rel=1e-9)
 
 
+def test_takes_a_reference_that_may_not_be_written() -> None:
+    reference = stats(features(50, seed=0))
+    reference.mean.setflags(write=False)
+    metric = FrechetDistanceMetric(reference)
+    metric.update(features(40))
+    assert float(metric.compute()) == pytest.approx(expected(features(40))[0], rel=1e-10)
+
+
 def test_forward_gives_the_value_of_a_batch_and_accumulates() -> None:
     rows = features(40)
     for metric, batch, total in zip(metrics(), expected(rows[30:]), expected(rows), strict=True):

@@ -1,10 +1,14 @@
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from gen_unlearn.indexed_images import IndexedImages
+from gen_unlearn.lazy_images import LazyImages
 from gen_unlearn.metrics.copy_tests import (
     carlini_copies,
     carlini_ratio,
@@ -71,6 +75,42 @@ def test_few_retained_images_make_a_small_control(training: tuple[IndexedImages,
     deleted, retained = training
     small = TrainingGallery.of(deleted, retained.select(np.arange(4)))
     assert (small.deleted.sum(), small.control.sum(), small.unmatched) == (12, 4, 8)
+
+
+@pytest.mark.parametrize("largest", [7, 20, 120])
+def test_a_gallery_of_a_part_holds_its_control(
+    training: tuple[IndexedImages, IndexedImages], gallery: TrainingGallery, largest: int
+) -> None:
+    deleted, retained = training
+    part = TrainingGallery.of(deleted, retained, "copies", 0, largest=largest)
+    few = min(12, largest)
+    assert (part.deleted.sum(), part.control.sum(), part.distinct) == (few, few, 132)
+    assert len(part.images) == few + largest
+    assert not (part.deleted & part.control).any()
+    if largest >= 12:
+        np.testing.assert_array_equal(part.images[part.control], gallery.images[gallery.control])
+    shuffled = np.random.default_rng(0).permutation(120)
+    again = TrainingGallery.of(deleted, retained.select(shuffled), "copies", 0, largest=largest)
+    assert {image.tobytes() for image in again.images} == {image.tobytes() for image in part.images}
+
+
+def test_only_what_a_part_holds_is_decoded(
+    training: tuple[IndexedImages, IndexedImages], tmp_path: Path
+) -> None:
+    """Of 120 retained images on disk all but 12 may be gone."""
+    deleted, retained = training
+    for row, image in enumerate(retained.all_images()):
+        Image.fromarray(image).save(tmp_path / f"{row}.png")
+    files = [tmp_path / f"{row}.png" for row in range(120)]
+    lazy = replace(retained, images=LazyImages(files, np.arange(120), retained.ids, (6, 6), 3))
+    expected = TrainingGallery.of(deleted, retained, "copies", 0, largest=12)
+    wanted = {image.tobytes() for image in expected.images}
+    for row, image in enumerate(retained.all_images()):
+        if image.tobytes() not in wanted:
+            files[row].unlink()
+    assert len(list(tmp_path.iterdir())) == 12
+    found = TrainingGallery.of(deleted, lazy, "copies", 0, largest=12)
+    np.testing.assert_array_equal(found.images, expected.images)
 
 
 @pytest.mark.parametrize("rule", [carlini_copies, yoon_copies])
@@ -151,7 +191,16 @@ def test_the_ratio_has_its_closed_cases() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [np.zeros((3, 2)), np.ones((3, 1)), np.ones(3), np.array([[2.0, 1.0]]), np.array([[-1.0, 1.0]])]
+    "wrong",
+    [
+        np.zeros((3, 2)),
+        np.ones((3, 1)),
+        np.ones(3),
+        np.array([[2.0, 1.0]]),
+        np.array([[-1.0, 1.0]]),
+        np.array([[np.nan, 1.0]]),
+        np.array([[1.0, 2.0, np.nan]]),
+    ],
 )
 def test_distances_are_checked(wrong: np.ndarray) -> None:
     for rule in (carlini_ratio, yoon_copies):
@@ -222,3 +271,6 @@ def test_features_are_checked() -> None:
     for wrong in (np.zeros((2, 3)), np.full((2, 3), np.nan), np.empty((0, 3))):
         with pytest.raises(ValueError, match="expected"):
             embedding_copies(good, wrong, good)
+    for wrong_threshold in (np.nan, 50.0):
+        with pytest.raises(ValueError, match="a cosine in"):
+            embedding_copies(good, good, good, threshold=wrong_threshold)

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
+from gen_unlearn.metrics import copying
 from gen_unlearn.metrics.copying import (
     class_matched_control,
     copy_distances,
     median_estimate,
     nearest_images,
-    share_nearest_forgotten,
 )
 
 
@@ -30,6 +30,23 @@ def test_agrees_with_scikit_learn_at_any_chunk(k: int, chunk: int) -> None:
     np.testing.assert_allclose(distances, expected[0], rtol=1e-10)
     np.testing.assert_array_equal(indices, expected[1])
     assert (distances.dtype, indices.dtype) == (np.float64, np.int64)
+
+
+def test_large_images_make_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, gallery = noise(17, 4, 5, 3), noise(29, 4, 5, 3, seed=1)
+    expected, shapes, search = nearest_images(queries, gallery, 3), [], copying._nearest_keys
+
+    def record(rows: np.ndarray, gallery: np.ndarray, k: int, chunk: int) -> np.ndarray:
+        shapes.append((len(rows), chunk))
+        return search(rows, gallery, k, chunk)
+
+    monkeypatch.setattr(copying, "_nearest_keys", record)
+    for values, images in ((60 * 5, 5), (10, 1)):
+        shapes.clear()
+        monkeypatch.setattr(copying, "_TILE_VALUES", values)
+        for found, wanted in zip(nearest_images(queries, gallery, 3), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+        assert max(shapes) == (images, images)
 
 
 def test_identical_images_are_exactly_at_zero() -> None:
@@ -75,14 +92,6 @@ def test_copies_stand_out_from_the_control() -> None:
     assert found.forgotten.minimum == found.forgotten.median == 0 < found.control.minimum
     assert found.control.images == 5
     assert json.loads(json.dumps(found.as_dict()))["forgotten"]["images"] == 6
-
-
-def test_share_counts_the_generated_images_nearest_to_a_forgotten_one() -> None:
-    forgotten, retained = noise(6, 8, 8, 1), noise(30, 8, 8, 1, seed=1)
-    generated = np.concatenate([forgotten[:2], retained[:6]])
-    assert share_nearest_forgotten(generated, forgotten, retained).value == 2 / 8
-    assert share_nearest_forgotten(generated, forgotten, np.concatenate([retained, forgotten])).value == 2 / 8
-    assert share_nearest_forgotten(retained, forgotten, retained).value == 0
 
 
 @pytest.mark.parametrize("draw", ["normal", "exponential", "uniform", "distances"])

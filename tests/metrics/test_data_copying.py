@@ -14,6 +14,7 @@ from gen_unlearn.metrics.data_copying import (
     mean_minimum_cosine_distance,
     memorization_informed_fid,
 )
+from gen_unlearn.metrics.estimate import Estimate
 
 UNLIKE = ((80, (0.4, 0.3, 0.2, 0.1)), (90, (0.3, 0.2, 0.2, 0.3)))
 """Two sets of images, and the shares of them that lie 0, 1, 2 and 3 away from a training image."""
@@ -156,10 +157,12 @@ def test_cosine_distance_agrees_with_torchmetrics() -> None:
     train, generated = np.abs(features(300, 0, dim=16)), np.abs(features(200, 1, dim=16))
     train[7] = generated[3] = 0
     expected = _compute_cosine_distance(torch.from_numpy(generated), torch.from_numpy(train), 1.0)
-    found = mean_minimum_cosine_distance(train=train, generated=generated)
+    found = mean_minimum_cosine_distance(train=train, generated=generated).value
     assert found == pytest.approx(float(expected), rel=1e-10)
-    assert found != pytest.approx(mean_minimum_cosine_distance(train=generated, generated=train), rel=1e-3)
-    assert mean_minimum_cosine_distance(train=train, generated=-3 * train) == pytest.approx(0, abs=1e-15)
+    swapped = mean_minimum_cosine_distance(train=generated, generated=train).value
+    assert found != pytest.approx(swapped, rel=1e-3)
+    copied = mean_minimum_cosine_distance(train=train, generated=-3 * train)
+    assert copied.value == pytest.approx(0, abs=1e-15)
 
 
 @pytest.mark.parametrize("tau", [1e-3, 0.1, 0.5])
@@ -170,19 +173,36 @@ def test_memorization_informed_distance_agrees_with_torchmetrics(tau: float) -> 
     moments = [(rows.mean(dim=0), torch.cov(rows.T), rows) for rows in (a, b)]
     fid = float(_mifid_compute(*moments[0], *moments[1], cosine_distance_eps=0.0))
     expected = float(_mifid_compute(*moments[0], *moments[1], cosine_distance_eps=tau))
-    found = memorization_informed_fid(fid, train=train, generated=generated, tau=tau)
-    assert found == pytest.approx(expected, rel=1e-8)
-    assert (found == fid) == (tau == 1e-3)
+    found = memorization_informed_fid(Estimate(fid, 0.1), train=train, generated=generated, tau=tau)
+    assert found.value == pytest.approx(expected, rel=1e-8)
+    assert (found == Estimate(fid, 0.1)) == (tau == 1e-3), "not divided"
 
 
 def test_memorization_informed_distance_at_its_ends() -> None:
     train = features(50, 0)
-    assert memorization_informed_fid(0.0, train=train, generated=train) == 0
-    assert 1e10 < memorization_informed_fid(2.0, train=train, generated=train) < np.inf
-    with pytest.raises(ValueError, match="finite Fréchet distance >= 0, got -1"):
-        memorization_informed_fid(-1.0, train=train, generated=train)
+    assert memorization_informed_fid(Estimate(0.0, 0.0), train=train, generated=train).value == 0
+    assert 1e10 < memorization_informed_fid(Estimate(2.0, 0.1), train=train, generated=train).value < np.inf
+    with pytest.raises(ValueError, match="Fréchet distance >= 0, got -1"):
+        memorization_informed_fid(Estimate(-1.0, 0.1), train=train, generated=train)
     with pytest.raises(ValueError, match="50 rows of zeros"):
-        memorization_informed_fid(1.0, train=train, generated=np.zeros((50, 6)))
+        memorization_informed_fid(Estimate(1.0, 0.1), train=train, generated=np.zeros((50, 6)))
+    with pytest.raises(ValueError, match="at least two generated images"):
+        memorization_informed_fid(Estimate(1.0, 0.1), train=train, generated=train[:1])
+
+
+@pytest.mark.parametrize("spread", [0.002, 0.2])
+def test_the_error_of_the_memorization_informed_distance_is_that_of_other_draws(spread: float) -> None:
+    """With the error of the distance above and below that of the divisor."""
+    train, rng = np.abs(features(60, 0, dim=8)), np.random.default_rng(1)
+    found = []
+    for _ in range(300):
+        noise = rng.uniform(0.05, 0.3, (200, 1)) * rng.normal(size=(200, 8))
+        generated = train[rng.integers(0, 60, 200)] + noise
+        fid = Estimate(2 + spread * rng.normal(), spread)
+        found.append(memorization_informed_fid(fid, train=train, generated=generated))
+    values = np.array([one.value for one in found])
+    assert values.min() > 20, "divided"
+    assert np.mean([one.standard_error for one in found]) == pytest.approx(values.std(), rel=0.15)
 
 
 def test_roles_are_keywords_and_mistakes_are_named() -> None:

@@ -89,6 +89,21 @@ def test_no_attack_finds_members_in_a_model_of_the_distribution() -> None:
         assert abs(area(found[:150], found[150:]) - 0.5) < 4 / np.sqrt(12 * 75)
 
 
+def test_clid_is_what_the_condition_takes_off_the_loss() -> None:
+    """A model that memorised images under a condition, and has the distribution without it."""
+    members, fresh = draw(12, 0), draw(15, 1)
+    images, keys = torch.cat([members, fresh]), range(27)
+    model, null = memorised(members), of_a_gaussian(1 / 3)
+    short = AttackConfig(batch_size=10)
+    scores = attack_scores(images, keys, lambda _: model, ALPHAS, short, null_denoiser_of=lambda _: null)
+    assert tuple(scores) == (*ATTACKS, "clid")
+    expected = loss_score(images, keys, model, ALPHAS) - loss_score(images, keys, null, ALPHAS)
+    np.testing.assert_allclose(scores["clid"], expected, rtol=1e-5, atol=1e-9)
+    assert area(scores["clid"][:12], scores["clid"][12:]) == 1
+    same = attack_scores(images, keys, lambda _: model, ALPHAS, null_denoiser_of=lambda _: model)
+    assert not same["clid"].any()
+
+
 def test_loss_is_the_error_of_the_predicted_noise() -> None:
     images, keys = draw(3, 3, 3, 4, 4), [5, b"an id", "a name"]
     config = AttackConfig(loss_timesteps=(120, 230), loss_draws=3, seed=7)

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -372,6 +373,16 @@ def test_vision_model_mistakes_are_named(dinov2: Path, tmp_path: Path) -> None:
     del tensors["layernorm.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"1 tensors \(layernorm.weight\), which would be random"):
+        vision_model_features(tmp_path)
+
+
+def test_code_in_a_model_folder_is_never_run(dinov2: Path, tmp_path: Path) -> None:
+    for file in dinov2.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "mine.py").write_text("raise AssertionError('code of the folder was run')")
+    mapped = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": mapped}))
+    with pytest.raises(ValueError, match="trust_remote_code"):
         vision_model_features(tmp_path)
 
 

@@ -21,6 +21,8 @@ def test_confusion_agrees_with_scikit_learn() -> None:
     counts = confusion_counts(predicted, requested, 6)
     np.testing.assert_array_equal(counts, confusion_matrix(requested, predicted, labels=range(6)))
     assert counts.dtype == np.int64
+    unsigned = confusion_counts(predicted.astype(np.uint64), requested.astype(np.uint64), 6)
+    np.testing.assert_array_equal(unsigned, counts)
 
 
 def test_confusion_refuses_labels_it_has_no_cell_for() -> None:
@@ -64,11 +66,34 @@ def test_forgotten_rate_finds_the_class_under_other_requests() -> None:
     assert forgotten_class_rate(predicted, requested, [3], 20).standard_error > 0
     predicted[:5] = 3
     found = forgotten_class_rate(predicted, requested, [3], 20)
-    share = proportion(5, 80)
     assert found.value == pytest.approx(5 / 20)
-    assert found.standard_error == pytest.approx(share.standard_error * 80 / 20)
+    assert found.standard_error == pytest.approx(np.sqrt(20**2 * 0.25 * 0.75 / 19) / 20)
     predicted[:] = 3
     assert forgotten_class_rate(predicted, requested, [3], 20).value == pytest.approx(4)
+
+
+@pytest.mark.parametrize("images_per_class", [1, 2, 20])
+def test_the_error_of_the_forgotten_rate_is_that_of_other_noise(images_per_class: int) -> None:
+    rng = np.random.default_rng(images_per_class)
+    requested = np.repeat(np.arange(40), images_per_class)
+    chance = np.repeat([0.9, 0.3, 0.02], [2, 3, 35])[requested]
+    found = [
+        forgotten_class_rate(
+            np.where(rng.random(len(chance)) < chance, 1, 0), requested, [1], images_per_class
+        )
+        for _ in range(1000)
+    ]
+    spread = np.std([estimate.value for estimate in found])
+    stated = np.sqrt(np.mean([estimate.standard_error**2 for estimate in found]))
+    if images_per_class == 1:  # the labels are taken together, as if their order were chance
+        assert spread < stated < 1.6 * spread
+    else:
+        assert stated == pytest.approx(spread, rel=0.1)
+    perfect = forgotten_class_rate(requested, requested, [1], images_per_class)
+    one_image = 1 / images_per_class * len(requested) / (len(requested) + 1)
+    assert perfect.standard_error >= one_image * (1 - 1e-12)
+    if images_per_class > 1:
+        assert perfect.standard_error == pytest.approx(one_image)
 
 
 def test_forgotten_rate_with_every_request_refused() -> None:

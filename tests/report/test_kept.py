@@ -52,13 +52,13 @@ def test_another_level_does_not_speak_of_a_joint_core() -> None:
 
 @pytest.mark.parametrize(("share", "oracle"), [(0.0, 0.0), (0.04, 0.02), (0.02, 0.3)])
 def test_what_the_oracle_does_too_is_not_held_against_the_weights(share: float, oracle: float) -> None:
-    assert not kept(share, oracle).more_than_oracle
+    assert not kept(share, oracle).more_than_expected
     assert "no more often than the oracle" in text_of(card(share, oracle, "3"))
 
 
 def test_a_difference_beyond_its_error_is_held_against_the_weights() -> None:
-    assert kept(0.02 + 2 * 0.01 * 2**0.5, 0.02).more_than_oracle
-    assert not kept(0.02 + 1.9 * 0.01 * 2**0.5, 0.02).more_than_oracle
+    assert kept(0.02 + 2 * 0.01 * 2**0.5, 0.02).more_than_expected
+    assert not kept(0.02 + 1.9 * 0.01 * 2**0.5, 0.02).more_than_expected
 
 
 def test_names_few_classes_and_counts_many() -> None:
@@ -67,8 +67,33 @@ def test_names_few_classes_and_counts_many() -> None:
     assert kept(0.0, 0.0, "3").one_in == ""
 
 
-def test_nothing_is_said_without_both_shares() -> None:
+@pytest.mark.parametrize("share", [0.124, 0.09])
+def test_without_an_oracle_the_weights_are_held_against_chance(share: float) -> None:
+    whole = card(share, 0.0, "3")
+    alone = replace(whole, measures=whole.measures[:1])
+    found = kept_by_weights(alone, (receipt(),))
+    assert found is not None
+    assert found.more_than_expected == (share > 0.1)
+    text = text_of(alone)
+    joint = "A joint core keeps producing class 3 at about 1 in 8 although its exemplars are gone."
+    assert (joint in text) == (share > 0.1)
+    assert ("no more often than chance" in text) == (share < 0.1)
+    assert "Images that show every class alike would give 10 %. No oracle was given" in text
+    assert "trained without the deleted images, gives" not in text
+    assert "Dotted line: the floor (10 %: chance)" in text
+
+
+def test_chance_is_exceeded_by_more_than_the_error() -> None:
+    for share, more in ((0.1 + 1.9 * 0.01, False), (0.1 + 2 * 0.01, True)):
+        whole = card(share, 0.0, "3")
+        found = kept_by_weights(replace(whole, measures=whole.measures[:1]), ())
+        assert found is not None
+        assert found.more_than_expected == more
+
+
+def test_nothing_is_said_without_the_share_or_anything_to_compare_it_with() -> None:
     whole = card(0.1, 0.0, "3")
-    for number in range(2):
-        assert kept_by_weights(replace(whole, measures=whole.measures[number : number + 1]), ()) is None
-    assert "What the weights kept" not in text_of(replace(whole, measures=whole.measures[:1]))
+    assert kept_by_weights(replace(whole, measures=whole.measures[1:]), ()) is None
+    no_chance = replace(whole.measures[0], floor=None)
+    assert kept_by_weights(replace(whole, measures=(no_chance,)), ()) is None
+    assert "What the weights kept" not in text_of(replace(whole, measures=whole.measures[1:]))

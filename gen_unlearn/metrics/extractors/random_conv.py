@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from gen_unlearn.pixels import to_model_input
 from gen_unlearn.repro import digest_arrays, digest_bytes, torch_generator
 
+_PIXELS = 2**20
+"""Pixels that go through the network at once; each takes 256 bytes in the first layer."""
+
 
 class RandomConvFeatures:
     """Extract features with a small convolutional network of fixed random weights.
@@ -49,6 +52,10 @@ class RandomConvFeatures:
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Map inputs ``(n, 3, height, width)`` to float32 features ``(n, dim)``."""
+        few = max(1, _PIXELS // (inputs.shape[2] * inputs.shape[3]))
+        return torch.cat([self._features(some) for some in inputs.split(few)])
+
+    def _features(self, inputs: torch.Tensor) -> torch.Tensor:
         hidden = inputs.to(self._kernels[0].device)
         for stride, kernel in zip((1, 2, 2), self._kernels, strict=True):
             hidden = F.relu(F.conv2d(hidden, kernel, stride=stride, padding=1))

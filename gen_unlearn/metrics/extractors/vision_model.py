@@ -72,7 +72,9 @@ class _ProcessorPreprocessing:
     @classmethod
     def load(cls, folder: Path) -> _ProcessorPreprocessing:
         """Load the processor of a folder; Pillow's resize is the one that models were trained with."""
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+        processor = AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, backend="pil"
+        )
         settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         size = {key: settings[key] for key in _SIZE_SETTINGS if key in settings}
         return cls(
@@ -107,7 +109,12 @@ class _PooledModel(nn.Module):
 def _load_model(folder: Path) -> Any:
     """Load a model in float32, or raise a ValueError if weights are missing or it takes something else."""
     model, report = AutoModel.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,  # else transformers asks on the terminal whether to run the folder's code
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
     )
     # A pooling layer that a checkpoint lacks is not used here.
     missing = sorted(key for key in report["missing_keys"] if "pooler." not in key)

@@ -1,0 +1,179 @@
+"""Membership attacks on the denoisers of a run: on which images, in which states, with which scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from gen_unlearn.exemplars import ExemplarStore
+from gen_unlearn.forget import ForgetSet
+from gen_unlearn.indexed_images import IndexedImages, unique_ids
+from gen_unlearn.judging.evidence import Deletion, of_classes, stratified_order
+from gen_unlearn.metrics.auc import auc_difference
+from gen_unlearn.metrics.denoiser_attacks import AttackConfig, Denoiser, attack_scores, epsilon_denoiser
+from gen_unlearn.metrics.estimate import Estimate
+from gen_unlearn.metrics.likelihood_ratio import likelihood_ratio_score
+from gen_unlearn.metrics.membership import MembershipResult, membership_result
+from gen_unlearn.metrics.protocol import MembershipConfig
+from gen_unlearn.pipelines.sampling import GeneratorPipeline
+from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
+from gen_unlearn.pixels import to_model_input
+from gen_unlearn.repro import among, keyed_order
+from gen_unlearn.runs import RunFolder
+
+Scores = dict[str, np.ndarray]
+"""Attack -> score of each image, float64 ``(n,)``."""
+
+
+@dataclass(frozen=True)
+class ScoredImages:
+    """What is scored: deleted images first, then held-out ones of their classes.
+
+    Attributes:
+        data: deleted images.
+        held_out: images that no state was trained on.
+    """
+
+    data: IndexedImages
+    held_out: IndexedImages
+
+    @classmethod
+    def choose(cls, deletion: Deletion, test: IndexedImages, largest: int) -> ScoredImages:
+        """Choose at most `largest` deleted images, and as many held-out ones of the same classes.
+
+        A separate source of held-out images may share images with the training source: these are left out.
+        """
+        data = deletion.images.select(keyed_order(deletion.images.ids, "membership")[:largest])
+        comparable = of_classes(test, np.unique(data.labels).tolist())
+        trained = unique_ids(np.concatenate([deletion.images.ids, deletion.retained.ids]))
+        unseen = comparable.select(np.flatnonzero(~among(comparable.ids, trained)))
+        return cls(data, unseen.select(stratified_order(unseen)[:largest]))
+
+    @property
+    def pixels(self) -> torch.Tensor:
+        """All images, float32 ``(n, c, h, w)`` in [-1, 1]."""
+        return to_model_input(np.concatenate([self.data.all_images(), self.held_out.all_images()]))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of each."""
+        return np.concatenate([self.data.labels, self.held_out.labels])
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The sample id of each, which its noise follows from."""
+        return [row.tobytes() for row in np.concatenate([self.data.ids, self.held_out.ids])]
+
+    def result(self, scores: np.ndarray, seed: int) -> MembershipResult:
+        """Compare the scores of the deleted images with those of the held-out ones."""
+        count = len(self.data)
+        return membership_result(scores[:count], self.data.labels, scores[count:], self.held_out.labels, seed)
+
+    def difference(self, scores: np.ndarray, others: np.ndarray) -> Estimate:
+        """Return the area under the curve of one model's scores minus that of another's."""
+        count = len(self.data)
+        return auc_difference(
+            scores[:count],
+            scores[count:],
+            others[:count],
+            others[count:],
+            self.data.labels,
+            self.held_out.labels,
+        )
+
+
+def pipelines_by_state(run: RunFolder, deleted: IndexedImages) -> dict[str, GeneratorPipeline]:
+    """Return the run's model with all exemplars, without the deleted ones, and without as many others.
+
+    The last is left out if there are not as many others. Nothing on disk changes.
+
+    Args:
+        run: the run; a model without exemplars has the state ``after`` alone.
+        deleted: the deleted images, or those that are still to be had.
+    """
+    after = run.load_pipeline()
+    if not isinstance(after, SemiParametricDDPMPipeline) or after.exemplars is None:
+        return {"after": after}
+    full = ExemplarStore.from_pretrained(run.exemplars_path)
+    full.add(deleted)
+    stores = {"before": full, "after": after.exemplars}
+    gone, others = unique_ids(deleted.ids), unique_ids(after.exemplars.ids)
+    if len(gone) <= len(others):
+        chosen = others[keyed_order(others, "random removal")[: len(gone)]]
+        stores["random"] = ExemplarStore.from_pretrained(run.exemplars_path)
+        stores["random"].add(deleted)
+        stores["random"].delete(ForgetSet.from_ids(stores["random"], chosen, reason="control"))
+    return {
+        state: SemiParametricDDPMPipeline(after.unet, after.scheduler, exemplars, run.config.core.mode)
+        for state, exemplars in stores.items()
+    }
+
+
+def attack_model(
+    pipeline: GeneratorPipeline, images: ScoredImages, config: MembershipConfig, state: str
+) -> Scores:
+    """Run the attacks that need one model, without guidance.
+
+    Images of a class without exemplars are scored under the null token. Where no image is of another class,
+    ``clid``, which asks what the class adds to the null token, is left out. `state` is shown before the
+    progress bar.
+    """
+    labels = images.labels.tolist()
+    schedule = pipeline.scheduler.alphas_cumprod
+
+    def denoiser(labels: list[int | None]) -> Denoiser:
+        if isinstance(pipeline, SemiParametricDDPMPipeline):
+            predict = pipeline.noise_predictor(
+                labels, config.exemplars_per_class, guidance_scale=1.0, on_empty_class="null"
+            )
+        else:
+            predict = pipeline.noise_predictor(labels, guidance_scale=1.0)
+        return epsilon_denoiser(predict, schedule, pipeline.scheduler.config.prediction_type)
+
+    scores = attack_scores(
+        images.pixels,
+        images.keys,
+        lambda rows: denoiser(labels[rows]),
+        schedule,
+        scaled_attack(config.attack, len(schedule)),
+        pipeline.unet.device,
+        f"attack {state}",
+        lambda rows: denoiser([None] * len(labels[rows])),
+    )
+    if not scores["clid"].any():
+        del scores["clid"]
+    return scores
+
+
+def scaled_attack(attack: AttackConfig, timesteps: int) -> AttackConfig:
+    """Return the attack with its timesteps, which are of 1000, scaled to another length of the schedule."""
+    stride = max(1, round(attack.secmi_stride * timesteps / 1000))
+    moves = round(attack.secmi_timestep * timesteps / 1000 / stride)
+    return replace(
+        attack,
+        loss_timesteps=tuple(timestep * timesteps // 1000 for timestep in attack.loss_timesteps),
+        secmi_timestep=stride * max(1, moves),
+        secmi_stride=stride,
+        pia_timestep=attack.pia_timestep * timesteps // 1000,
+    )
+
+
+def with_likelihood_ratios(scores: dict[str, Scores], of_oracles: Sequence[Scores]) -> dict[str, Scores]:
+    """Add the attack that uses oracles as reference models; the first oracle has the others for that.
+
+    Args:
+        scores: state -> attack -> scores; the state ``oracle`` is the first oracle.
+        of_oracles: attack -> scores of each oracle.
+    """
+    losses = [found["loss"] for found in of_oracles]
+    complete = {}
+    for state, found in scores.items():
+        references = losses[1:] if state == "oracle" else losses
+        complete[state] = dict(found)
+        if references:
+            ratio = likelihood_ratio_score(found["loss"], np.stack(references))
+            complete[state]["likelihood_ratio"] = ratio
+    return complete
