@@ -31,6 +31,7 @@ from gen_unlearn.judging.quality import (
     measure_quality,
     why_unmeasured,
 )
+from gen_unlearn.metrics.estimate import mean_error
 from gen_unlearn.metrics.protocol import ComparisonConfig
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
 from gen_unlearn.repro import image_ids
@@ -218,7 +219,7 @@ def test_the_change_has_the_error_of_pairs(measurer: Measurer, digits_split: Spl
         distance(np.delete(other, row, axis=0), real) - distance(np.delete(one, row, axis=0), real)
         for row in range(len(one))
     ]
-    jackknife = math.sqrt((len(one) - 1) * np.var(left_out))
+    jackknife = mean_error((len(one) - 1) * np.array(left_out), before.labels)  # of images in fixed numbers
     assert change.standard_error == pytest.approx(jackknife, rel=0.15)
     apart = math.hypot(*(found[f"fd_retain_{state}"].standard_error or 0 for state in ("before", "after")))
     assert change.standard_error is not None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from gen_unlearn.image_sets import ImageSet
-from gen_unlearn.metrics.estimate import Estimate
+from gen_unlearn.metrics.estimate import Estimate, mean_error
 from gen_unlearn.metrics.feature_sets import FeatureSet, combine_stats
 from gen_unlearn.metrics.features import FeatureStats
 from gen_unlearn.metrics.frechet import (
@@ -102,7 +101,8 @@ def measure_frechet(
     """Measure the Frechet distance of generated images to a reference, with its standard error.
 
     With at least four images per dimension of the features the error has a closed form and the bias is taken
-    off by halves; below both come from a jackknife over blocks (see `gen_unlearn.metrics.jackknife`).
+    off by halves; below both come from a jackknife over blocks (see `gen_unlearn.metrics.jackknife`). For
+    images in fixed numbers per class both count the spread within classes only.
     """
     stats, dim = generated.stats, len(generated.stats.mean)
     if min(len(generated), len(reference)) > dim:
@@ -133,9 +133,9 @@ def _error_and_correction(
         jackknife = block_jackknife(generated.stats_of_parts(blocks), reference)
         return jackknife.standard_error, jackknife.corrected
     influence = influence_function(stats, reference)
-    squares = sum(float(np.square(influence(block)).sum()) for block in generated)
+    error = mean_error(np.concatenate([influence(block) for block in generated]), generated.strata)
     first, second = generated.stats_of_parts(2)
-    return math.sqrt(squares / (stats.n - 1) / stats.n), split_half(first, second, reference)
+    return error, split_half(first, second, reference)
 
 
 def choose_floor(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,9 +12,10 @@ from gen_unlearn.image_sets import ImageSet
 from gen_unlearn.judging.data_copying import measure_data_copying
 from gen_unlearn.judging.distances import as_measures, choose_floor, compare
 from gen_unlearn.judging.evidence import Deletion, Evidence, Measurer, Recogniser, in_proportion
+from gen_unlearn.metrics.estimate import mean_error
 from gen_unlearn.metrics.feature_sets import FeatureSet, measure_features
 from gen_unlearn.metrics.forgetting import label_accuracy
-from gen_unlearn.metrics.frechet import FrechetMeasurement, influence_function, paired_standard_error
+from gen_unlearn.metrics.frechet import FrechetMeasurement, influence_function
 from gen_unlearn.metrics.protocol import ComparisonConfig
 from gen_unlearn.metrics.scorecard import Measure
 from gen_unlearn.samples import SampleSet
@@ -65,9 +67,9 @@ def measure_quality(
     is a difference of Frechet distances to plan the number of images for.
     """
     reference = measurer.features("held-out images", evidence.held_out.all_images())
-    training = measurer.features(_TRAINING, evidence.retained.all_images())
+    training = measurer.features_of(_TRAINING, evidence.retained)
     generated = {
-        state: measurer.features(f"images {state}", evidence.retained_samples(state).images)
+        state: _stratified(measurer, f"images {state}", evidence.retained_samples(state))
         for state in evidence.states
     }
     count = len(next(iter(generated.values())))
@@ -88,9 +90,14 @@ def measure_quality(
     return [*measures, *_change(evidence, generated, reference, distances)]
 
 
+def _stratified(measurer: Measurer, name: str, samples: SampleSet) -> FeatureSet:
+    """Return the features of samples, which have fixed numbers of images per class."""
+    return replace(measurer.features(name, samples.images), strata=samples.labels)
+
+
 def _stand_in(count: int, evidence: Evidence, measurer: Measurer) -> FeatureSet:
     """Return the features of `count` retained training images, or of all, with the classes in proportion."""
-    return measurer.features(_TRAINING, in_proportion(evidence.retained, count).all_images())
+    return measurer.features_of(_TRAINING, in_proportion(evidence.retained, count))
 
 
 def _change(
@@ -143,7 +150,7 @@ def _paired_error(before: FeatureSet, after: FeatureSet, reference: FeatureSet) 
     for features in (after, before):
         influence = influence_function(features.stats, reference.stats)
         influences.append(np.concatenate([influence(block) for block in features]))
-    return paired_standard_error(*influences)
+    return mean_error(influences[0] - influences[1], after.strata)
 
 
 def measure_folders(

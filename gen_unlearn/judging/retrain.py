@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from gen_unlearn.judging.distances import measure_frechet
@@ -32,10 +34,10 @@ def measure_retraining(evidence: Evidence, measurer: Measurer, config: Compariso
     for state, suffix in (("before", "_before"), ("after", "")):
         if state not in evidence.states:
             continue
-        images = evidence.retained_samples(state).images
-        found = [
-            measure_frechet(measurer.features(f"images {state}", images), oracle, config) for oracle in again
-        ]
+        samples = evidence.retained_samples(state)
+        images = samples.images
+        features = replace(measurer.features(f"images {state}", images), strata=samples.labels)
+        found = [measure_frechet(features, oracle, config) for oracle in again]
         error = float(np.mean([distance.standard_error or 0.0 for distance in found]))
         gap = retrain_gap([distance.value for distance in found], between, error)
         text = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -59,3 +61,18 @@ def proportion(successes: int, trials: int) -> Estimate:
         )
     value = successes / trials
     return Estimate(value, max(math.sqrt(value * (1 - value) / trials), 1 / (trials + 1)))
+
+
+def mean_error(values: np.ndarray, strata: np.ndarray | None) -> float:
+    """Return the standard error of the mean of values ``(n,)``.
+
+    Of values that were drawn in fixed numbers from several strata only the spread within them counts:
+    ``sqrt(sum_s n_s var_s) / n``. A stratum of one value takes the variance of all.
+    """
+    if strata is None:
+        return float(values.std(ddof=1)) / math.sqrt(len(values))
+    total = 0.0
+    for stratum in np.unique(strata):
+        own = values[strata == stratum]
+        total += len(own) * float(own.var(ddof=1) if len(own) > 1 else values.var(ddof=1))
+    return math.sqrt(total) / len(values)

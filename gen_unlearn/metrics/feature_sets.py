@@ -42,6 +42,8 @@ class FeatureSet:
         blocks: float32 arrays ``(b, d)``, or safetensors files that hold them as ``features``.
         lengths: rows of each block.
         kept_stats: file that the statistics are kept in; `None` for none.
+        strata: int64 ``(n,)``, for images that were drawn in fixed numbers from several classes, the class of
+            each; `None` for independent draws of one distribution.
     """
 
     name: str
@@ -50,6 +52,7 @@ class FeatureSet:
     blocks: Sequence[np.ndarray | Path]
     lengths: tuple[int, ...]
     kept_stats: Path | None = None
+    strata: np.ndarray | None = None
 
     @classmethod
     def of(cls, name: str, features: np.ndarray, protocol: MeasurementProtocol) -> FeatureSet:
@@ -75,10 +78,16 @@ class FeatureSet:
         return stats
 
     def stats_of_parts(self, parts: int) -> list[FeatureStats]:
-        """Return the statistics of disjoint random parts of equal size, give or take one image."""
+        """Return the statistics of disjoint random parts of equal size, give or take one image.
+
+        Each has the strata in the proportions of the whole.
+        """
         part_of_row = np.zeros(len(self), dtype=np.int64)
         if parts > 1:
-            part_of_row = numpy_generator("parts", len(self)).permutation(len(self)) % parts
+            order = numpy_generator("parts", len(self)).permutation(len(self))
+            if self.strata is not None:
+                order = order[np.argsort(self.strata[order], kind="stable")]
+            part_of_row[order] = np.arange(len(self)) % parts
         found: list[list[FeatureStats]] = [[] for _ in range(parts)]
         for start, block in zip(self._starts, self, strict=False):
             of_block = part_of_row[start : start + len(block)]

@@ -66,9 +66,9 @@ class Scorecard:
             asked for under the class that the judge recognises as it. A refused class is left out.
         samples: state -> name of the file in the run's ``samples`` folder that holds its images.
         notes: what the reader must know, such as a comparison that could not be made.
-        roc: attack (``loss``, ``SecMI``, ``PIA``, ``PIAN``, ``likelihood ratio``) -> state (``before``,
-            ``after``, ``oracle``, ``random removal``) -> its curve: ``fpr`` and ``tpr``, two lists of equal
-            length of shares in [0, 1], both ascending.
+        roc: attack (``loss``, ``SecMI``, ``PIA``, ``PIAN``, ``CLiD``, ``likelihood ratio``) -> state
+            (``before``, ``after``, ``oracle``, ``random removal``) -> its curve: ``fpr`` and ``tpr``, lists
+            of equal length of shares in [0, 1], both ascending.
         confusion: state -> class asked for, or ``null token`` -> class recognised -> number of images. The
             inner tables name every class, in the order of the labels; of more than 100 classes they leave
             out those recognised in no image. A refused class is left out of the classes asked for.
