@@ -260,7 +260,7 @@ def _protocol(
         "training_seed": run.config.seed,
         "oracles": len(evidence.oracles),
         "versions": software_versions(),
-        "standard_errors": "of sampling, with images as independent and without the noise of training seeds, "
-        "unless a definition says otherwise",
+        "standard_errors": "of sampling, with images as independent (for distances, within their classes) "
+        "and without the noise of training seeds, unless a definition says otherwise",
         "generated": {images.name: len(images) for images in sets},
     }

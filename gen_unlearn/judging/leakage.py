@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from gen_unlearn.judging.attacks import (
     ScoredImages,
     Scores,
@@ -18,6 +20,9 @@ from gen_unlearn.metrics.membership import MembershipResult
 from gen_unlearn.metrics.protocol import MembershipConfig
 from gen_unlearn.metrics.scorecard import Measure
 from gen_unlearn.runs import RunFolder
+
+_FEWEST_PER_CLASS = 20
+"""Held-out images of a class below which true-positive rates are too high, see `membership_result`."""
 
 _NAMES = {
     "loss": "loss",
@@ -106,6 +111,11 @@ def _summarise(
     notes = []
     if outsiders < 100:
         notes.append(f"True-positive rates at 1 % false positives rest on {outsiders} held-out images only.")
+    if np.unique(images.held_out.labels, return_counts=True)[1].min() < _FEWEST_PER_CLASS:
+        notes.append(
+            f"Some deleted classes have fewer than {_FEWEST_PER_CLASS} held-out images: true-positive rates "
+            "are too high for them; read the areas under the curves."
+        )
     if oracles == 1:
         notes.append(
             "The likelihood-ratio attack had one oracle as reference, and none to judge that oracle by."
