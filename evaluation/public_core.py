@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +150,8 @@ def _judge(run: RunFolder, train: IndexedImages) -> _Judge:
 def _quality(judge: _Judge, images: np.ndarray, labels: np.ndarray, test: IndexedImages) -> dict[str, Any]:
     """Judge images by the Frechet distance to held-out ones, and by how many are recognised."""
     features = judge.measurer.features
-    found = measure_frechet(
-        features("generated", images), features("held-out", test.all_images()), ComparisonConfig()
-    )
+    generated = replace(features("generated", images), strata=labels)
+    found = measure_frechet(generated, features("held-out", test.all_images()), ComparisonConfig())
     right = proportion(int((judge.recogniser.recognise(images) == labels).sum()), len(labels))
     return {
         "frechet": found.value,
