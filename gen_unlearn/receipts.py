@@ -51,6 +51,17 @@ CORE_PROMISES: dict[CoreMode, tuple[str, Level]] = {
 }
 """Per core of a semi-parametric generator: what a deletion changes, and what it promises."""
 
+CLASSIFIER_PROMISES: dict[CoreMode, tuple[str, Level]] = {
+    "joint": ("exemplars of a semi-parametric classifier", "exemplar-only"),
+    "public": ("semi-parametric classifier with a public core", "bit-exact"),
+}
+"""The same of a semi-parametric classifier."""
+
+
+def promise_of(task: Literal["generation", "classification"], core: CoreMode) -> tuple[str, Level]:
+    """Return what a deletion from a semi-parametric model changes, and the level of its promise."""
+    return (CORE_PROMISES if task == "generation" else CLASSIFIER_PROMISES)[core]
+
 
 class Artefact(Protocol):
     """Anything that a receipt can be checked against."""

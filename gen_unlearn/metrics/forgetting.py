@@ -133,7 +133,7 @@ def class_probability(probabilities: np.ndarray, classes: Collection[int]) -> Es
     Raises:
         ValueError: if a row is no distribution, there are fewer than two, or a class is not below `K`.
     """
-    _require_distributions(probabilities)
+    require_distributions(probabilities)
     chosen = _require_classes(classes)
     if chosen[-1] >= probabilities.shape[1]:
         raise ValueError(
@@ -154,7 +154,7 @@ def prediction_entropy(probabilities: np.ndarray) -> Estimate:
     Raises:
         ValueError: if a row is no distribution, or there are fewer than two.
     """
-    _require_distributions(probabilities)
+    require_distributions(probabilities)
     return _mean(scipy.special.entr(probabilities.astype(np.float64)).sum(axis=1))
 
 
@@ -163,7 +163,7 @@ def _mean(values: np.ndarray) -> Estimate:
     return Estimate(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)))
 
 
-def _require_distributions(probabilities: np.ndarray) -> None:
+def require_distributions(probabilities: np.ndarray) -> None:
     """Raise a ValueError unless there are two rows or more, each >= 0 with sum 1 within 1e-3."""
     if probabilities.ndim != 2 or len(probabilities) < 2:
         raise ValueError(

@@ -63,7 +63,8 @@ class Scorecard:
         measures: the numbers.
         protocol: extractor, references, numbers of images, sampler and seeds: what a comparison must share.
         accuracy_per_class: state (``before``, ``after``, ``oracle``) -> class name -> share of the images
-            asked for under the class that the judge recognises as it. A refused class is left out.
+            asked for under the class that the judge recognises as it. A refused class is left out. Of a
+            classifier (also state ``parametric``): the share of held-out images that is classified right.
         samples: state -> name of the file in the run's ``samples`` folder that holds its images.
         notes: what the reader must know, such as a comparison that could not be made.
         roc: attack (``loss``, ``SecMI``, ``PIA``, ``PIAN``, ``CLiD``, ``likelihood ratio``) -> state
@@ -71,7 +72,8 @@ class Scorecard:
             of equal length of shares in [0, 1], both ascending.
         confusion: state -> class asked for, or ``null token`` -> class recognised -> number of images. The
             inner tables name every class, in the order of the labels; of more than 100 classes they leave
-            out those recognised in no image. A refused class is left out of the classes asked for.
+            out those recognised in no image. A refused class is left out of the classes asked for. Of a
+            classifier: state -> class of held-out images -> class predicted, summed over the state's models.
 
     Raises:
         ValueError: two measures have one name.

@@ -38,9 +38,9 @@ def vision_model_features(
     Raises:
         ValueError: the folder lacks files, the weights are incomplete, or the model takes no images.
     """
-    _require_files(folder, ["config.json"] + ["preprocessor_config.json"] * (preprocessing is None))
+    require_model_files(folder, ["config.json"] + ["preprocessor_config.json"] * (preprocessing is None))
     used = preprocessing or _ProcessorPreprocessing.load(folder)
-    model = _PooledModel(_load_model(folder)).to(device).eval()
+    model = PooledModel(load_image_model(folder)).to(device).eval()
     name = f"{model.network.config.model_type} {folder.resolve().name} (not comparable with Inception FID)"
     return ModuleFeatures(model, name, output_dim(model, used), used, weights_digest=_folder_digest(folder))
 
@@ -89,8 +89,14 @@ class _ProcessorPreprocessing:
         return inputs.pixel_values[0].float()
 
 
-class _PooledModel(nn.Module):
-    """Reduce the last hidden state of a vision model to one vector per image."""
+class PooledModel(nn.Module):
+    """Reduce the last hidden state of a vision model to one vector per image.
+
+    It is the class token where the model has one, else the mean over all positions.
+
+    Args:
+        network: a model of transformers that takes `pixel_values`.
+    """
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -106,8 +112,15 @@ class _PooledModel(nn.Module):
         return hidden[:, 0] if self.has_class_token else hidden.mean(dim=1)
 
 
-def _load_model(folder: Path) -> Any:
-    """Load a model in float32, or raise a ValueError if weights are missing or it takes something else."""
+def load_image_model(folder: Path) -> Any:
+    """Load a vision model that transformers saved, in float32.
+
+    Args:
+        folder: with ``config.json`` and safetensors files, as `save_pretrained` writes them.
+
+    Raises:
+        ValueError: weights are missing (other than a pooling layer's), or the model takes no images.
+    """
     model, report = AutoModel.from_pretrained(
         folder,
         local_files_only=True,
@@ -123,15 +136,20 @@ def _load_model(folder: Path) -> Any:
             f"expected all weights of {type(model).__name__} in {folder}, got none for {len(missing)} "
             f"tensors ({', '.join(missing[:3])}), which would be random; save the complete model"
         )
+    require_image_model(model, folder)
+    return model
+
+
+def require_image_model(model: Any, folder: Path) -> None:
+    """Raise a ValueError unless a model of transformers, described in `folder`, takes images."""
     if model.main_input_name != "pixel_values":
         raise ValueError(
             f"expected a model of images in {folder}, got {type(model).__name__}, which takes "
             f"{model.main_input_name}; save its vision part alone"
         )
-    return model
 
 
-def _require_files(folder: Path, names: list[str]) -> None:
+def require_model_files(folder: Path, names: list[str]) -> None:
     """Raise a ValueError unless a folder holds the named files and a safetensors file."""
     missing = [name for name in names if not (folder / name).is_file()]
     missing += [] if any(folder.glob("*.safetensors")) else ["*.safetensors"]

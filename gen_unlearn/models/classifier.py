@@ -1,0 +1,129 @@
+"""Classifiers: the network of the semi-parametric one, and its parametric reference."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from gen_unlearn.models.encoders import (
+    EncoderConfig,
+    build_encoder,
+    encoder_architecture,
+    load_encoder_weights,
+)
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What a classifier is made of.
+
+    Attributes:
+        kind: ``"semi-parametric"``, whose prediction is a vote of exemplars, or ``"parametric"``, the same
+            encoder with a linear layer.
+        encoder: the network that images pass.
+        key_dim: length of keys and queries of one expert.
+        experts: attention maps, each with keys and queries of its own, mixed by a gate.
+        exemplar_size: side in pixels of the pictures of exemplars that are kept, to show and to search them;
+            `None` keeps images as they are classified. Predictions need keys alone.
+    """
+
+    kind: Literal["semi-parametric", "parametric"] = "semi-parametric"
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    key_dim: int = 64
+    experts: int = 1
+    exemplar_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.key_dim < 1 or self.experts < 1:
+            raise ValueError(
+                f"expected key_dim and experts of at least 1, got {self.key_dim} and {self.experts}"
+            )
+        if self.exemplar_size is not None and self.exemplar_size < 1:
+            raise ValueError(f"expected exemplar_size of at least 1 pixel, got {self.exemplar_size}")
+
+
+_FIRST_SCALE = 2.0
+
+
+class SemiParametricClassifier(ModelMixin, ConfigMixin):
+    """Encode images to what votes: keys of exemplars, and queries and a gate of the images to classify.
+
+    The keys of each expert are scaled to length ``sqrt(key_dim)``, so that they are kept with a fixed
+    precision. The network knows no classes: they come with the exemplars.
+    """
+
+    @register_to_config
+    def __init__(self, architecture: dict[str, Any], key_dim: int = 64, experts: int = 1) -> None:
+        super().__init__()
+        self.encoder = build_encoder(architecture)
+        self.to_query = nn.Linear(self.encoder.out_dim, experts * key_dim, bias=False)
+        self.to_key = nn.Linear(self.encoder.out_dim, experts * key_dim, bias=False)
+        self.gate = nn.Linear(self.encoder.out_dim, experts)
+        with torch.no_grad():  # At first an image asks for what is like it: from there training is quick.
+            self.to_query.weight.copy_(self.to_key.weight * _FIRST_SCALE)
+
+    def queries(self, features: Tensor) -> Tensor:
+        """Map features ``(batch, features)`` to queries ``(batch, experts, key_dim)``."""
+        return self.to_query(features).unflatten(1, (self.config.experts, self.config.key_dim))
+
+    def keys(self, features: Tensor) -> Tensor:
+        """Map features ``(batch, features)`` to keys ``(batch, experts, key_dim)`` of equal lengths."""
+        keys = self.to_key(features).unflatten(1, (self.config.experts, self.config.key_dim))
+        return F.normalize(keys.float(), dim=2) * math.sqrt(self.config.key_dim)
+
+    def experts(self, features: Tensor) -> Tensor:
+        """Map features ``(batch, features)`` to log-probabilities of the experts, ``(batch, experts)``."""
+        return self.gate(features).float().log_softmax(dim=1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images ``(batch, channels, height, width)`` in [-1, 1] to queries and gate."""
+        features = self.encoder(images)
+        return self.queries(features), self.experts(features)
+
+
+class ParametricClassifier(ModelMixin, ConfigMixin):
+    """The reference: the same encoder, with a linear layer that has the classes in its weights."""
+
+    @register_to_config
+    def __init__(self, architecture: dict[str, Any], num_classes: int) -> None:
+        super().__init__()
+        self.encoder = build_encoder(architecture)
+        self.head = nn.Linear(self.encoder.out_dim, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images ``(batch, channels, height, width)`` in [-1, 1] to logits ``(batch, num_classes)``."""
+        return self.head(self.encoder(images))
+
+
+ClassifierNetwork = SemiParametricClassifier | ParametricClassifier
+
+
+def build_classifier(
+    config: ClassifierConfig, image_shape: tuple[int, int, int], num_classes: int
+) -> ClassifierNetwork:
+    """Build a classifier with fresh weights, apart from an encoder whose weights the recipe names.
+
+    Args:
+        config: what to build.
+        image_shape: ``(height, width, channels)`` of the images.
+        num_classes: number of classes.
+
+    Raises:
+        ValueError: the encoder cannot take such images, or its weights are missing or do not fit.
+    """
+    height, width, channels = image_shape
+    architecture = encoder_architecture(config.encoder, (channels, height, width))
+    model: ClassifierNetwork
+    if config.kind == "parametric":
+        model = ParametricClassifier(architecture, num_classes)
+    else:
+        model = SemiParametricClassifier(architecture, config.key_dim, config.experts)
+    load_encoder_weights(model.encoder, config.encoder)
+    return model
