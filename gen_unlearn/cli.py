@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gen_unlearn import cli_changes, cli_evaluate
+from gen_unlearn import cli_changes, cli_evaluate, cli_predict
 from gen_unlearn.cli_base import (
     DryRunOption,
     JsonOption,
@@ -21,7 +21,7 @@ from gen_unlearn.cli_base import (
     show,
 )
 
-__all__ = ["app", "cli_changes", "cli_evaluate", "main"]
+__all__ = ["app", "cli_changes", "cli_evaluate", "cli_predict", "main"]
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def train(
     """Train a generator, or its oracle."""
     from gen_unlearn.commands.train import deleted_from, describe
     from gen_unlearn.commands.train import train as train_run
-    from gen_unlearn.config import load_config
+    from gen_unlearn.config import load_recipe
     from gen_unlearn.runs import RunFolder
 
     if (run is None) == (config is None or out is None) or (run is not None and (config or out or overrides)):
@@ -80,7 +80,7 @@ def train(
     recipe_path = config if run is None else run / "recipe.yaml"
     assert folder is not None
     assert recipe_path is not None
-    recipe = load_config(recipe_path, overrides or [])
+    recipe = load_recipe(recipe_path, overrides or [])
     forget, origin = deleted_from(without) if without else (RunFolder(folder).without(), None)
     if dry_run:
         show(

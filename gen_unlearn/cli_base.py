@@ -37,7 +37,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Delete training images from image generators, and show what it did.",
+    help="Delete training images from image generators and classifiers, and show what it did.",
 )
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]

@@ -92,7 +92,16 @@ def evaluate(
     settings = [*(overrides or [])]
     settings += [f"evaluation.features={features}"] if features else []
     settings += [f"evaluation.weights={weights}"] if weights else []
-    folder = open_run(run).with_overrides(settings)
+    opened = open_run(run)
+    folder = opened.with_overrides(settings)
+    if opened.recipe.task == "classification":
+        foreign = {"--images": images, "--features": features, "--weights": weights, "--detect": detect}
+        if given := [name for name, value in foreign.items() if value]:
+            raise ValueError(
+                f"expected {', '.join(given)} with a generator only, got the classifier {run}; leave it out"
+            )
+        _evaluate_classifier(folder, oracle or [], oracles, oracle_seeds, dry_run, as_json)
+        return
     _evaluate(folder, oracle or [], oracles, oracle_seeds, images or [], detect, dry_run, as_json)
 
 
@@ -108,14 +117,13 @@ def _evaluate(
 ) -> None:
     from gen_unlearn.commands.evaluate import evaluate as evaluate_run
     from gen_unlearn.commands.oracles import find_oracles, missing_seeds
+    from gen_unlearn.commands.oracles import oracle_seeds as seeds_of
     from gen_unlearn.judging.states import sample_plan
     from gen_unlearn.report.table import text_table
 
     if oracle and oracles is not None:
         raise ValueError("expected --oracle or --oracles, got both")
-    if oracle_seeds < 1:
-        raise ValueError(f"expected at least one oracle seed, got {oracle_seeds}")
-    seeds = range(folder.config.seed, folder.config.seed + oracle_seeds)
+    seeds = seeds_of(folder, oracle_seeds)
     if dry_run:
         plan = sample_plan(folder)
         missing = [] if oracles is None else missing_seeds(folder, oracles, seeds)
@@ -137,6 +145,39 @@ def _evaluate(
         with resumable("the same command"):
             found = find_oracles(folder, oracles, seeds)
     card = evaluate_run(folder, found, images, detect)
+    show(f"{text_table(card)}\nscorecard  {folder.scorecard_path}", asdict(card), as_json)
+
+
+def _evaluate_classifier(
+    folder: RunFolder,
+    oracle: list[Path],
+    oracles: Path | None,
+    oracle_seeds: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from gen_unlearn.commands.evaluate_classifier import classification_plan, evaluate_classifier
+    from gen_unlearn.commands.oracles import find_oracles, missing_seeds
+    from gen_unlearn.commands.oracles import oracle_seeds as seeds_of
+    from gen_unlearn.report.table import text_table
+
+    seeds = seeds_of(folder, oracle_seeds)
+    if dry_run:
+        missing = [] if oracles is None else missing_seeds(folder, oracles, seeds)
+        facts = classification_plan(folder) | {"oracles_to_train": len(missing)}
+        text = (
+            f"would classify {facts['deleted_images']} deleted, at most {facts['retained_images']} retained "
+            f"and {facts['held_out_images']} held-out images with {folder.path}"
+        )
+        if missing:
+            text = f"would train {len(missing)} oracles into {oracles}, seeds {missing}\n{text}"
+        show(text, facts, as_json)
+        return
+    found = [open_run(path) for path in oracle]
+    if oracles is not None:
+        with resumable("the same command"):
+            found += find_oracles(folder, oracles, seeds)
+    card = evaluate_classifier(folder, found)
     show(f"{text_table(card)}\nscorecard  {folder.scorecard_path}", asdict(card), as_json)
 
 

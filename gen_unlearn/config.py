@@ -10,11 +10,12 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from gen_unlearn.classifier_config import ClassifierRunConfig, recipe_yaml
 from gen_unlearn.core import CoreConfig
 from gen_unlearn.data import DataConfig
 from gen_unlearn.metrics.protocol import ComparisonConfig, EvaluationConfig
@@ -27,9 +28,10 @@ from gen_unlearn.training.diffusion import TrainingConfig
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A complete recipe.
+    """A complete recipe of a generator.
 
     Attributes:
+        task: tells it from the recipe of a classifier.
         data: the images.
         model: the denoiser.
         core: which images the weights may see.
@@ -42,6 +44,7 @@ class RunConfig:
 
     data: DataConfig
     model: DenoiserConfig
+    task: Literal["generation"] = "generation"
     core: CoreConfig = field(default_factory=CoreConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -83,11 +86,13 @@ class RunConfig:
 
     def to_yaml(self) -> str:
         """Return the recipe with every value spelled out."""
-        plain = TypeAdapter(RunConfig).dump_python(self, mode="json")
-        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        return recipe_yaml(self)
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+Recipe = RunConfig | ClassifierRunConfig
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply overrides such as ``training.images=2000``.
 
     Raises:
@@ -106,11 +111,28 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return parse_config(recipe, str(path))
 
 
-def parse_config(recipe: dict[str, Any], origin: str) -> RunConfig:
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read the recipe of a generator, as `load_recipe`.
+
+    Raises:
+        ValueError: also for the recipe of a classifier.
+    """
+    recipe = load_recipe(path, overrides)
+    if not isinstance(recipe, RunConfig):
+        raise ValueError(f"expected the recipe of a generator, got {path} for {recipe.task}")
+    return recipe
+
+
+def parse_config(recipe: dict[str, Any], origin: str) -> Recipe:
     """Validate a recipe; unknown keys are errors. `origin` is named in messages."""
-    _check_keys(RunConfig, recipe, origin, "")
+    kinds: dict[Any, type[Recipe]] = {"generation": RunConfig, "classification": ClassifierRunConfig}
+    task = recipe.get("task", "generation")
+    if not isinstance(task, str) or task not in kinds:
+        raise ValueError(f"{origin}: task: expected one of {', '.join(kinds)}, got {task!r}")
+    kind = kinds[task]
+    _check_keys(kind, recipe, origin, "")
     try:
-        return TypeAdapter(RunConfig).validate_python(recipe)
+        return TypeAdapter(kind).validate_python(recipe)
     except ValidationError as error:
         raise ValueError(_first_error(origin, error)) from error
 
@@ -143,7 +165,7 @@ def comparison_config(overrides: Sequence[str]) -> ComparisonConfig:
         raise ValueError(_first_error("--set", error)) from error
 
 
-def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+def with_overrides(config: Recipe, overrides: Sequence[str]) -> Recipe:
     """Return a recipe with some values replaced."""
     recipe = yaml.safe_load(config.to_yaml())
     for override in overrides:

@@ -147,7 +147,7 @@ def save_store(rows: Rows, config: bytes, class_names: Sequence[str], path: Path
     if foreign:
         raise ValueError(f"{path} holds files of something else: {first_few(foreign)}; choose another folder")
     shape = rows.pixels.shape[1:]
-    listing = _Listing(sha256(config), shape, class_names, shard_limit(shape))
+    listing = _Listing(sha256(config), shape, class_names, shard_limit(shape, rows.code_length))
     write_flushed(path / CONFIG, config)
     size = listing.replace([], [""], lambda _: rows, path)
     change = listing.finish(path, rows.labels, size)

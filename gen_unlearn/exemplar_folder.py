@@ -88,10 +88,11 @@ class ExemplarFolder:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What `CONFIG` says: height, width, channels and class names."""
+        """What `CONFIG` says: height, width, channels and class names; of a classifier, more."""
         try:
             config = json.loads(self.checked(CONFIG, self.sums[CONFIG]))
             sides = [config[name] for name in ("height", "width", "channels")]
+            sides += [config.get("code_length", 0) + 1, *config.get("decoded_size", [])]
             if all(type(side) is int and side > 0 for side in sides) and config["class_names"] == [
                 str(name) for name in config["class_names"]
             ]:
@@ -111,9 +112,20 @@ class ExemplarFolder:
         return self.config["height"], self.config["width"], self.config["channels"]
 
     @property
+    def decoded_size(self) -> tuple[int, int]:
+        """``(height, width)`` of the images that the ids stand for; pictures of them may be smaller."""
+        height, width = self.config.get("decoded_size", self.image_shape[:2])
+        return height, width
+
+    @property
+    def code_length(self) -> int:
+        """Length of each exemplar's codes, which a classifier's store has; else 0."""
+        return self.config.get("code_length", 0)
+
+    @property
     def limit(self) -> int:
         """Greatest number of exemplars in a shard."""
-        return shard_limit(self.image_shape)
+        return shard_limit(self.image_shape, self.code_length)
 
     @cached_property
     def top(self) -> list[Piece]:
@@ -163,9 +175,13 @@ class ExemplarFolder:
         for piece in self.top:
             yield from [piece] if piece.suffix == "safetensors" else self.group(piece.prefix)
 
-    def all_rows(self) -> Rows:
-        """Read every shard."""
-        return Rows.joined([Rows.none(self.image_shape), *map(self.rows_of, self.shards())])
+    def all_rows(self, pixels: bool = True) -> Rows:
+        """Read every shard; without `pixels` the rows have none, which saves the memory."""
+        rows = map(self.rows_of, self.shards())
+        if pixels:
+            return Rows.joined([Rows.none(self.image_shape, self.code_length), *rows])
+        empty = (part._replace(pixels=np.empty(len(part.ids), np.uint8)) for part in rows)
+        return Rows.joined([Rows.none((), self.code_length), *empty])
 
     def rows_of(self, shard: Piece) -> Rows:
         """Read one shard, and check its SHA-256."""
@@ -175,6 +191,8 @@ class ExemplarFolder:
         rows = Rows.from_bytes(self.checked(shard.name, expected), str(path))
         if rows.pixels.shape[1:] != self.image_shape:
             raise ValueError(f"{path} holds images of shape {rows.pixels.shape[1:]}, not {self.image_shape}")
+        if rows.code_length != self.code_length:
+            raise ValueError(f"{path} holds codes of length {rows.code_length}, not {self.code_length}")
         return self._require_named_so(shard, rows)
 
     def index_of(self, shard: Piece) -> Rows:
@@ -202,12 +220,9 @@ class ExemplarFolder:
 
     def select(self, ids: np.ndarray) -> Rows:
         """Return the rows with the given ids, uint8 ``(n, 16)``; reads only the shards that may hold them."""
-        wanted = unique_ids(ids)
-        parts = [Rows.none(self.image_shape)]
-        for shard in self.holders(ids):
-            rows = self.rows_of(shard)
-            parts.append(rows.select(among(rows.ids, wanted)))
-        return Rows.joined(parts)
+        wanted, shards = unique_ids(ids), map(self.rows_of, self.holders(ids))
+        found = (rows.select(among(rows.ids, wanted)) for rows in shards)
+        return Rows.joined([Rows.none(self.image_shape, self.code_length), *found])
 
     def holders(self, ids: np.ndarray) -> list[Piece]:
         """Return the shards that the given ids, uint8 ``(n, 16)``, belong to, in order of the ids."""
@@ -229,7 +244,10 @@ class ExemplarFolder:
             OvertakenError: it is gone.
             ValueError: its SHA-256 is not `expected`.
         """
-        content = self._read(name)
+        try:
+            content = (self.path / name).read_bytes()
+        except FileNotFoundError as error:
+            raise OvertakenError(f"{self.path / name} is missing") from error
         if sha256(content) != expected:
             raise ValueError(f"{self.path / name} was changed: its SHA-256 is not the one listed")
         return content
@@ -248,9 +266,8 @@ class ExemplarFolder:
         for shard in self.shards():
             self._verify_shard(shard)
         layout = {shard.prefix: shard.exemplars for shard in self.shards()}
-        expected = {
-            prefix: span.stop - span.start for prefix, span in split_into_shards(self.ids, self.limit)
-        }
+        spans = split_into_shards(self.ids, self.limit)
+        expected = {prefix: span.stop - span.start for prefix, span in spans}
         if layout != expected:
             raise ValueError(f"{self.path} is not divided into shards as its ids require")
         listed = {SUMS, *self.sums, *(shard.name for shard in self.shards())}
@@ -263,6 +280,8 @@ class ExemplarFolder:
         keys = row_keys(rows)
         if path.read_bytes() != rows.to_bytes() or (keys[1:] <= keys[:-1]).any():
             raise ValueError(f"{path} is not written as a shard is")
+        if self.decoded_size != self.image_shape[:2]:
+            return
         wrong = (image_ids(rows.pixels) != rows.ids).any(axis=1)
         if wrong.any():
             raise ValueError(
@@ -277,9 +296,3 @@ class ExemplarFolder:
         if not ((rows.labels >= 0) & (rows.labels < len(self.class_names))).all():
             raise ValueError(f"{self.path / shard.name} has labels of no class")
         return rows
-
-    def _read(self, name: str) -> bytes:
-        try:
-            return (self.path / name).read_bytes()
-        except FileNotFoundError as error:
-            raise OvertakenError(f"{self.path / name} is missing") from error

@@ -233,7 +233,8 @@ class ExemplarStore(ModelMixin, ConfigMixin):
     @classmethod
     def _from_folder(cls, folder: ExemplarFolder) -> ExemplarStore:
         store = cls(*folder.image_shape, folder.class_names)
-        store._replace_rows(*folder.all_rows())
+        rows = folder.all_rows()
+        store._replace_rows(rows.pixels, rows.labels, rows.ids)
         return store
 
     def _replace_rows(self, pixels: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 LARGEST_PLAUSIBLE_VALUE = 8.0
@@ -34,3 +35,14 @@ def to_uint8(samples: Tensor) -> np.ndarray:
         )
     scaled = samples.float().add(1.0).mul(127.5).round().clamp(0, 255)
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def resize_images(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize uint8 images ``(n, height, width, channels)`` to ``(height, width)``, bicubic, antialiased."""
+    if images.shape[1:3] == size:
+        return images
+    resized = np.empty((len(images), *size, images.shape[3]), dtype=np.uint8)
+    for target, image in zip(resized, images, strict=True):
+        picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+        target[:] = np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC)).reshape(target.shape)
+    return resized

@@ -9,7 +9,7 @@ What lies in it::
     without.txt     of an oracle: tombstones of what it is trained without
     ledger.key      the secret key of tombstones and seals
     ledger.jsonl    what happened to the run, see `gen_unlearn.ledger`
-    model/          the pipeline in diffusers layout, exemplars included
+    model/          the pipeline in diffusers layout, or the classifier, exemplars included
     checkpoints/    resume points, while training is not complete
     receipts/       one sealed JSON file for each deletion
     samples/        generated images, by the digest of what generated them
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from gen_unlearn.changes import ChangeFolder
 
@@ -34,6 +35,9 @@ class RunPaths:
     """
 
     path: Path
+
+    classifier_name: ClassVar[str] = "classifier"
+    exemplars_name: ClassVar[str] = "exemplars"
 
     @property
     def recipe_path(self) -> Path:
@@ -81,9 +85,14 @@ class RunPaths:
         return self.path / "model"
 
     @property
+    def classifier_path(self) -> Path:
+        """The network of a classifier."""
+        return self.model_path / self.classifier_name
+
+    @property
     def exemplars_path(self) -> Path:
         """The exemplar store."""
-        return self.model_path / "exemplars"
+        return self.model_path / self.exemplars_name
 
     @property
     def receipts_path(self) -> Path:

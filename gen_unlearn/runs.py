@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
+from typing import Protocol
 
 from gen_unlearn.atomic import flush_folder, flush_tree, write_text
 from gen_unlearn.changes import RunBusyError
-from gen_unlearn.config import RunConfig, load_config
+from gen_unlearn.classifier_config import ClassifierRunConfig
+from gen_unlearn.config import Recipe, RunConfig, load_recipe
 from gen_unlearn.core import CoreSplit, split_core
 from gen_unlearn.data import (
     DataConfig,
@@ -30,12 +30,12 @@ from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.ledger import Ledger, LedgerEntry
 from gen_unlearn.manifest import RunManifest, TrainingRecord
+from gen_unlearn.pipelines.classification import ClassificationPipeline, load_classifier
 from gen_unlearn.pipelines.loading import load_generator
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
-from gen_unlearn.receipts import DeletionReceipt
-from gen_unlearn.repro import ids_from_hex, ids_to_hex
-from gen_unlearn.run_paths import RunPaths
+from gen_unlearn.repro import ids_to_hex
+from gen_unlearn.run_records import RunRecords
 from gen_unlearn.sealing import RunKey, Tombstones
 from gen_unlearn.shards import sha256
 
@@ -44,11 +44,18 @@ _WRITTEN_FIRST = {
     for name in ("ledger.key", "recipe.yaml", "without.txt", "manifest.json")
     for prefix, suffix in (("", ""), (".", ".unfinished"))
 }
-_CHANGEABLE = ("data.source", "data.test_source", "sampling.", "evaluation.")
+_CHANGEABLE = ("data.source", "data.test_source", "sampling.", "prediction.", "evaluation.")
+
+
+class SavedModel(Protocol):
+    """What a training ends with: a generator's pipeline, or a classifier with its exemplars."""
+
+    def save_pretrained(self, save_directory: Path, /) -> None:
+        """Save all files of the model to a folder."""
 
 
 @dataclass(frozen=True)
-class RunFolder(RunPaths):
+class RunFolder(RunRecords):
     """One run on disk; see the module's docstring for what lies where.
 
     Attributes:
@@ -61,7 +68,7 @@ class RunFolder(RunPaths):
 
     @classmethod
     def create(
-        cls, path: Path, config: RunConfig, manifest: RunManifest, without: Tombstones | None = None
+        cls, path: Path, config: Recipe, manifest: RunManifest, without: Tombstones | None = None
     ) -> RunFolder:
         """Start a run in an empty folder, or return the run that was started there from the same recipe.
 
@@ -116,9 +123,37 @@ class RunFolder(RunPaths):
         return run
 
     @cached_property
-    def config(self) -> RunConfig:
+    def recipe(self) -> Recipe:
         """The recipe, with the overrides of this use."""
-        return load_config(self.recipe_path, self.overrides)
+        return load_recipe(self.recipe_path, self.overrides)
+
+    @property
+    def config(self) -> RunConfig:
+        """The recipe of a generator.
+
+        Raises:
+            ValueError: the run is a classifier.
+        """
+        if not isinstance(self.recipe, RunConfig):
+            raise ValueError(
+                f"expected a generator, got the classifier {self.path}; to classify images: "
+                f"gen-unlearn predict {self.path} IMAGES"
+            )
+        return self.recipe
+
+    @property
+    def classifier_config(self) -> ClassifierRunConfig:
+        """The recipe of a classifier.
+
+        Raises:
+            ValueError: the run is a generator.
+        """
+        if not isinstance(self.recipe, ClassifierRunConfig):
+            raise ValueError(
+                f"expected a classifier, got the generator {self.path}; to generate images: "
+                f"gen-unlearn sample {self.path} --out DIR"
+            )
+        return self.recipe
 
     def with_overrides(self, overrides: Sequence[str]) -> RunFolder:
         """Return the run with other values for how it is used; how it was trained is fixed."""
@@ -130,34 +165,19 @@ class RunFolder(RunPaths):
                 )
         return replace(self, overrides=(*self.overrides, *overrides))
 
-    @cached_property
-    def key(self) -> RunKey:
-        """The secret key."""
-        return RunKey.from_file(self.key_path)
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger as it is on disk now."""
-        return Ledger.read(self.ledger_path, self.key)
-
-    @property
-    def manifest(self) -> RunManifest:
-        """The manifest as it is on disk now."""
-        return RunManifest.from_file(self.manifest_path)
-
     @property
     def is_semi_parametric(self) -> bool:
         """Whether images can be deleted from this run's model."""
-        return self.config.model.kind == "semi-parametric"
+        return self.recipe.model.kind == "semi-parametric"
 
-    def complete_training(self, pipeline: GeneratorPipeline, record: TrainingRecord) -> None:
-        """Save the trained pipeline, start the ledger, and note in the manifest that training is complete."""
+    def complete_training(self, model: SavedModel, record: TrainingRecord) -> None:
+        """Save the trained model, start the ledger, and note in the manifest that training is complete."""
         unfinished = self.path / "model.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
-        if isinstance(pipeline, SemiParametricDDPMPipeline):
-            pipeline.save_pretrained(unfinished, include_exemplars=True)
+        if isinstance(model, SemiParametricDDPMPipeline):
+            model.save_pretrained(unfinished, include_exemplars=True)
         else:
-            pipeline.save_pretrained(unfinished)
+            model.save_pretrained(unfinished)
         flush_tree(unfinished)
         shutil.rmtree(self.model_path, ignore_errors=True)
         unfinished.rename(self.model_path)
@@ -171,18 +191,16 @@ class RunFolder(RunPaths):
             Ledger.start(self.ledger_path, self.key, "", 0, files)
         write_text(self.manifest_path, manifest)
 
-    def unchanging_files(self) -> dict[str, str]:
-        """Return the SHA-256, by path in the run, of every file of the state that no deletion changes."""
-        state = [self.recipe_path, self.manifest_path, self.held_out_path, self.core_path, self.without_path]
-        model = (path for path in self.model_path.rglob("*") if self.exemplars_path not in path.parents)
-        files = [path for path in (*state, *model) if path.is_file()]
-        return {path.relative_to(self.path).as_posix(): sha256(path.read_bytes()) for path in sorted(files)}
-
     def load_pipeline(self) -> GeneratorPipeline:
         """Load the model as it is now."""
         return load_generator(
             self.model_path, self.config.model.kind, self.config.sampling, self.config.noise
         )
+
+    def load_classifier(self) -> ClassificationPipeline:
+        """Load the classifier as it is now."""
+        config = self.classifier_config
+        return load_classifier(self.model_path, config.model.kind, config.core.mode, config.prediction)
 
     def exemplar_folder(self) -> ExemplarFolder:
         """Open the exemplars on disk: enough to delete from them, and to ask what is held.
@@ -192,7 +210,7 @@ class RunFolder(RunPaths):
         """
         if not self.is_semi_parametric:
             raise ValueError(
-                f"{self.path} is a {self.config.model.kind} model: images are in its weights and cannot be "
+                f"{self.path} is a {self.recipe.model.kind} model: images are in its weights and cannot be "
                 f"deleted; retrain it with: gen-unlearn train --config RECIPE --without RUN"
             )
         return ExemplarFolder.open(self.exemplars_path)
@@ -205,12 +223,12 @@ class RunFolder(RunPaths):
         """Remember which images were held out and which are core: the split of another source would move."""
         if not self.held_out_path.exists():
             write_text(self.held_out_path, "".join(f"{name}\n" for name in ids_to_hex(test.ids)))
-        if self.config.core.mode == "public" and not self.core_path.exists():
+        if self.recipe.core.mode == "public" and not self.core_path.exists():
             write_text(self.core_path, "".join(f"{name}\n" for name in ids_to_hex(parts.core.ids)))
 
     def load_split(self) -> Split:
         """Load the run's data, held out and classes as when it was trained, whatever the source holds now."""
-        return self.split(self.config.data)
+        return self.split(self.recipe.data)
 
     def split(self, data: DataConfig) -> Split:
         """Load data, held out and classes as in this run."""
@@ -223,30 +241,7 @@ class RunFolder(RunPaths):
 
     def split_core(self, train: IndexedImages) -> CoreSplit:
         """Divide training images into the run's core and the deletable ones."""
-        return split_core(train, self.config.core, self.core_ids if self.core_path.exists() else None)
-
-    @property
-    def held_out_ids(self) -> np.ndarray:
-        """The ids that are held out for testing, uint8 ``(n, 16)``."""
-        return _read_ids(self.held_out_path)
-
-    @property
-    def core_ids(self) -> np.ndarray:
-        """The ids of a public core, uint8 ``(n, 16)``; none of a joint one, where all are deletable."""
-        return _read_ids(self.core_path)
-
-    def receipts(self) -> list[DeletionReceipt]:
-        """Return all receipts, oldest first; they are sealed."""
-        names = (entry.receipt for entry in self.ledger.entries if entry.receipt is not None)
-        return [DeletionReceipt.from_file(self.receipts_path / name) for name in names]
-
-    def without(self) -> Tombstones | None:
-        """Return what an oracle is trained without, or `None`."""
-        return Tombstones.from_file(self.without_path, self.key) if self.without_path.exists() else None
-
-    def forgotten(self) -> Tombstones:
-        """Return the tombstones of everything that was deleted from this run."""
-        return self.ledger.tombstones
+        return split_core(train, self.recipe.core, self.core_ids if self.core_path.exists() else None)
 
     def state_digest(self) -> str:
         """Identify what generates images now: the weights and, if there are any, the exemplars."""
@@ -262,25 +257,3 @@ class RunFolder(RunPaths):
         training = self.manifest.training
         weights = "" if training is None else training.weights_digest[:16]
         return f"{weights}-{entry.state[:16]}" if self.is_semi_parametric else weights
-
-    def require_own_state(self, exemplars: ExemplarFolder, ledger: Ledger) -> None:
-        """Check that recipe, lists and exemplars are those of the ledger, before a change builds on them.
-
-        Raises:
-            ValueError: one of them was edited, or the ledger was cut back.
-        """
-        expected = ledger.entries[0].files or {}
-        paths = [self.recipe_path, self.manifest_path, self.held_out_path, self.core_path, self.without_path]
-        for path in paths:
-            if expected.get(path.name) != (sha256(path.read_bytes()) if path.exists() else None):
-                raise ValueError(f"{path} was changed since the training; nothing was changed; put it back")
-        if not ledger.entries[-1].describes(exemplars.digest, self.key):
-            raise ValueError(
-                f"the exemplars of {self.path} are not in the state that the ledger's last entry describes; "
-                f"nothing was changed; see: gen-unlearn verify {self.path}"
-            )
-
-
-def _read_ids(path: Path) -> np.ndarray:
-    """Read one hexadecimal id per line; a missing file holds none."""
-    return ids_from_hex(path.read_text(encoding="utf-8").split() if path.exists() else [])

@@ -7,7 +7,7 @@ neighbours have become small, merges them. Shards with prefixes longer than ten 
 that the list of everything stays short::
 
     SHA256SUMS                             what belongs to the store; `sha256sum -c SHA256SUMS` checks it
-    config.json                            image shape, class names, exemplars per shard
+    config.json                            image shape, class names
     01101.83.<digest>.safetensors          prefix, number of exemplars, digest of their ids and labels
     1001011001.512.<digest>.sums           the same for a group: a list of shards, like SHA256SUMS
 """
@@ -43,31 +43,47 @@ class Rows(NamedTuple):
         pixels: uint8 ``(n, height, width, channels)``.
         labels: int64 ``(n,)``.
         ids: uint8 ``(n, 16)``.
+        codes: int16 ``(n, code_length)``, the keys that a classifier's exemplars vote with; `None` elsewhere.
     """
 
     pixels: np.ndarray
     labels: np.ndarray
     ids: np.ndarray
+    codes: np.ndarray | None = None
+
+    @property
+    def code_length(self) -> int:
+        """Length of the codes; 0 without codes."""
+        return 0 if self.codes is None else self.codes.shape[1]
 
     def select(self, rows: np.ndarray | slice) -> Rows:
         """Return some rows, given by indices, a mask or a slice."""
-        return Rows(self.pixels[rows], self.labels[rows], self.ids[rows])
+        codes = None if self.codes is None else self.codes[rows]
+        return Rows(self.pixels[rows], self.labels[rows], self.ids[rows], codes)
 
     @classmethod
-    def none(cls, image_shape: tuple[int, ...]) -> Rows:
+    def none(cls, image_shape: tuple[int, ...], code_length: int = 0) -> Rows:
         """Return no exemplar."""
         return cls(
-            np.empty((0, *image_shape), np.uint8), np.empty(0, np.int64), np.empty((0, ID_BYTES), np.uint8)
+            np.empty((0, *image_shape), np.uint8),
+            np.empty(0, np.int64),
+            np.empty((0, ID_BYTES), np.uint8),
+            np.empty((0, code_length), np.int16) if code_length else None,
         )
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
-        """Put rows one after the other."""
-        return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        """Put rows one after the other; all have codes, or none."""
+        *columns, codes = zip(*parts, strict=True)
+        joined = None if codes[0] is None else np.concatenate(codes)
+        pixels, labels, ids = map(np.concatenate, columns)
+        return cls(pixels, labels, ids, joined)
 
     def to_bytes(self) -> bytes:
         """Return a shard's file."""
         parts = {"pixels": self.pixels, "labels": self.labels, "ids": self.ids}
+        if self.codes is not None:
+            parts["codes"] = self.codes
         return save({name: np.ascontiguousarray(part) for name, part in parts.items()})
 
     @classmethod
@@ -82,9 +98,11 @@ class Rows(NamedTuple):
     def checked(self, name: str) -> Rows:
         """Return the rows if types and lengths are right; else raise a ValueError that names the shard."""
         count = len(self.ids)
-        shapes = (self.ids.shape, self.labels.shape, len(self.pixels))
-        types = [part.dtype.name for part in self]
-        if types != ["uint8", "int64", "uint8"] or shapes != ((count, ID_BYTES), (count,), count):
+        codes = np.empty((count, 0), np.int16) if self.codes is None else self.codes
+        shapes = (self.ids.shape, self.labels.shape, len(self.pixels), codes.shape[:1], codes.ndim)
+        types = [part.dtype.name for part in (self.pixels, self.labels, self.ids, codes)]
+        expected = ((count, ID_BYTES), (count,), count, (count,), 2)
+        if types != ["uint8", "int64", "uint8", "int16"] or shapes != expected:
             raise ValueError(f"{name} is not a shard of exemplars: its tensors do not fit together")
         return self
 
@@ -144,9 +162,9 @@ def is_store_file(name: str) -> bool:
         return False
 
 
-def shard_limit(image_shape: Sequence[int]) -> int:
+def shard_limit(image_shape: Sequence[int], code_length: int = 0) -> int:
     """Return the greatest number of exemplars in a shard: a quarter of a mebibyte, and at least one."""
-    return max(1, _TARGET_BYTES // (int(np.prod(image_shape)) + 8 + ID_BYTES))
+    return max(1, _TARGET_BYTES // (int(np.prod(image_shape)) + 8 + ID_BYTES + 2 * code_length))
 
 
 def first_words(ids: np.ndarray) -> np.ndarray:
@@ -208,7 +226,7 @@ def store_digest(top: Iterable[Piece], image_shape: Sequence[int], class_names: 
 
 def digest_of_rows(rows: Rows, image_shape: Sequence[int], class_names: Sequence[str]) -> str:
     """Return the `store_digest` of exemplars in memory."""
-    spans = split_into_shards(rows.ids, shard_limit(image_shape))
+    spans = split_into_shards(rows.ids, shard_limit(image_shape, rows.code_length))
     shards = [Piece.of_rows(prefix, rows.select(span)) for prefix, span in spans]
     groups = grouped(shards)
     top = groups.pop(None, [])

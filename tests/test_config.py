@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gen_unlearn.commands.demo import demo_config
-from gen_unlearn.config import RunConfig, load_config, with_overrides
+from gen_unlearn.config import RunConfig, load_config, load_recipe, with_overrides
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DIGITS = CONFIGS / "digits_spm.yaml"
@@ -20,11 +20,11 @@ def digits(*overrides: str) -> RunConfig:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_recipe_parses_and_survives_being_written(path: Path, tmp_path: Path) -> None:
-    config = load_config(path)
+    config = load_recipe(path)
     written = tmp_path / "recipe.yaml"
     written.write_text(config.to_yaml(), encoding="utf-8")
-    assert load_config(written) == config
-    assert load_config(written).digest == config.digest
+    assert load_recipe(written) == config
+    assert load_recipe(written).digest == config.digest
     assert set(yaml.safe_load(config.to_yaml())["training"]) >= {"log_with", "weight_decay"}, (
         "all spelled out"
     )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from command_line import CONFIGS, TINY_OVERRIDES, refused, tiny
 
-from gen_unlearn.commands.train import fit, train
+from gen_unlearn.commands.fit import fit
+from gen_unlearn.commands.train import train
 from gen_unlearn.config import RunConfig, load_config
 from gen_unlearn.core import CoreConfig, split_core
 from gen_unlearn.data import IndexedImages, Split, load_digits_images

@@ -33,6 +33,9 @@ _BYTES_PER_IMAGE = 8 * 8 + 8 + 16
 _CHANGING = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
 _WRITING = os.O_WRONLY | os.O_RDWR
 
+KILLS = int(os.environ.get("GEN_UNLEARN_KILLS", "100"))
+"""Kills of the slow campaign, and interrupts; a quarter as many of recoveries."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -237,7 +240,7 @@ def test_hundreds_of_kills(tmp_path: Path) -> None:
     }
     phases: Counter[tuple[str, str]] = Counter()
     started, kills = time.perf_counter(), 0
-    while kills < 250:
+    while kills < KILLS:
         change = campaign.addition if kills % 3 == 2 else campaign.deletion
         work, new = change(40)
         code, _ = campaign.stop(work, signal.SIGKILL, 1.2 * seconds[change])
@@ -259,7 +262,7 @@ def test_kills_of_recoveries(tmp_path: Path) -> None:
     seconds = campaign.seconds(campaign.deletion, 100)
     phases: Counter[str] = Counter()
     recoveries = 0
-    while recoveries < 60:
+    while recoveries < KILLS // 4:
         work, new = campaign.deletion(100)
         campaign.stop(work, signal.SIGKILL, 1.2 * seconds)
         killed = 0
@@ -293,7 +296,7 @@ def test_ctrl_c_at_a_random_moment_leaves_the_old_state_or_the_new_one(tmp_path:
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_shards")
 def test_hundreds_of_interrupts(tmp_path: Path) -> None:
-    found = interrupts(Campaign.of(tmp_path, images=3000, seed=5), count=200)
+    found = interrupts(Campaign.of(tmp_path, images=3000, seed=5), count=KILLS)
     sys.stdout.write(f"interrupts: {dict(found)}\n")
     assert found[INTERRUPTED, "before"] > 0
     assert found[INTERRUPTED, "after"] > 0

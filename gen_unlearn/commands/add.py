@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gen_unlearn.changes import LOCK_SECONDS
+from gen_unlearn.commands.fit_classifier import encode_again
 from gen_unlearn.data import IndexedImages, load_folder
 from gen_unlearn.exemplar_changes import stage_addition
 from gen_unlearn.image_sources import ALL_IMAGES, index_encoded
@@ -28,16 +29,16 @@ def read_new_images(run: RunFolder, source: Path, class_name: str | None) -> Ind
         ValueError: an unknown class, or none for images that need one.
     """
     folder = run.exemplar_folder()
-    height, width, channels = folder.image_shape
+    size, channels = folder.decoded_size, folder.image_shape[2]
     if source.is_dir():
-        data = load_folder(source, size=(height, width), channels=channels)
+        data = load_folder(source, size=size, channels=channels)
     else:
         data = index_encoded(
             [source],
             labels=np.zeros(1, dtype=np.int64),
             class_names=(ALL_IMAGES,),
             names=[str(source)],
-            size=(height, width),
+            size=size,
             channels=channels,
             on_error="raise",
             memory_limit=2**62,
@@ -74,12 +75,21 @@ def add(run: RunFolder, data: IndexedImages, wait: float = LOCK_SECONDS) -> int:
         _refuse(data, ledger.tombstones.mask(data.ids), "were deleted from this run, and stay deleted")
         _refuse(data, among(data.ids, unique_ids(run.held_out_ids)), "are held out for testing")
         _refuse(data, among(data.ids, unique_ids(run.core_ids)), "are in the public core already")
-        change = stage_addition(folder, Rows(data.all_images(), data.labels, data.ids), staging)
+        change = stage_addition(folder, _exemplars(run, data), staging)
         added = sum(change.changed_per_label.values())
         if added:
             entry = ledger.following("added", change.digest, images=added, remaining=change.count)
             run.change.commit(change, entry, ledger.size)
     return added
+
+
+def _exemplars(run: RunFolder, data: IndexedImages) -> Rows:
+    """Return images as exemplars of a run, with the keys that its classifier gives them."""
+    if run.recipe.task == "classification":
+        rows = encode_again(run, data).exemplars
+        assert rows is not None, "a run with exemplars is semi-parametric"
+        return rows
+    return Rows(data.all_images(), data.labels, data.ids)
 
 
 def _refuse(data: IndexedImages, known: np.ndarray, why: str) -> None:

@@ -37,8 +37,9 @@ def remaining(run: RunFolder, removed: tuple[str, ...] = ()) -> tuple[str, ...]:
         for name in _besides_the_state(run)
         if name not in removed
     ]
-    if run.config.core.mode == "joint":
-        left.insert(0, "model/unet: weights that were trained on the images")
+    if run.recipe.core.mode == "joint":
+        network = "unet" if run.recipe.task == "generation" else "classifier"
+        left.insert(0, f"model/{network}: weights that were trained on the images")
     return tuple(left)
 
 

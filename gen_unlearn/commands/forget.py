@@ -11,7 +11,7 @@ from gen_unlearn.commands.derived import remaining, removable
 from gen_unlearn.exemplar_changes import StoreChange, stage_deletion
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.forget import ForgetSet
-from gen_unlearn.receipts import CORE_PROMISES, DeletionReceipt
+from gen_unlearn.receipts import DeletionReceipt, promise_of
 from gen_unlearn.repro import ids_to_hex, software_versions
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.shards import sha256
@@ -65,7 +65,7 @@ def _receipt(
     purged: tuple[str, ...],
     seconds: float,
 ) -> DeletionReceipt:
-    artefact, level = CORE_PROMISES[run.config.core.mode]
+    artefact, level = promise_of(run.recipe.task, run.recipe.core.mode)
     names = folder.class_names
     return DeletionReceipt(
         artefact=artefact,

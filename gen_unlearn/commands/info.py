@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gen_unlearn.receipts import CORE_PROMISES
+from gen_unlearn.receipts import promise_of
 from gen_unlearn.repro import software_versions
 from gen_unlearn.runs import RunFolder
 
@@ -26,9 +26,10 @@ def describe_run(path: Path) -> dict[str, Any]:
     assert manifest.training is not None
     facts: dict[str, Any] = {
         "run": str(path),
-        "model": run.config.model.kind,
+        "task": run.recipe.task,
+        "model": run.recipe.model.kind,
         "parameters": manifest.training.parameters,
-        "data": run.config.data.source,
+        "data": run.recipe.data.source,
         "image_shape": list(manifest.image_shape),
         "recipe": manifest.recipe_digest,
         "without": manifest.without,
@@ -37,8 +38,8 @@ def describe_run(path: Path) -> dict[str, Any]:
     }
     if run.is_semi_parametric:
         store = run.exemplar_folder()
-        facts["core"] = run.config.core.mode
-        facts["level"] = CORE_PROMISES[run.config.core.mode][1]
+        facts["core"] = run.recipe.core.mode
+        facts["level"] = promise_of(run.recipe.task, run.recipe.core.mode)[1]
         counts = np.bincount(store.labels, minlength=len(store.class_names))
         facts["exemplars"] = len(store)
         facts["exemplars_per_class"] = dict(zip(store.class_names, counts.tolist(), strict=True))

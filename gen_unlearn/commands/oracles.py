@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.train import deleted_from, train
+from gen_unlearn.indexed_images import unique_ids
 from gen_unlearn.runs import RunFolder
 
 
@@ -14,21 +18,62 @@ def require_oracle(run: RunFolder, oracle: RunFolder) -> None:
     """Refuse an oracle that was not trained on exactly what is retained, by the same recipe but for the seed.
 
     What was deleted is compared by the digest of its tombstones, which other images of the same number do
-    not share.
+    not share. An oracle of a classifier on a frozen encoder has another encoder, for which the same holds.
 
     Raises:
         ValueError: it is another run's oracle, or of another deletion.
     """
-    forgotten = run.forgotten()
-    if not len(forgotten):
-        raise ValueError(f"nothing was deleted from {run.path}, so it has no oracle; leave --oracle out")
-    if oracle.manifest.recipe_digest != _recipe_digest(run, oracle.config.seed):
+    _require_deletion(run)
+    encoder = _encoder_run(oracle)
+    if oracle.manifest.recipe_digest != _recipe_digest(run, oracle.recipe.seed, encoder):
         raise ValueError(f"{oracle.path} was trained from another recipe than {run.path}")
-    if oracle.manifest.without != forgotten.digest or len(oracle.ledger.lines) > 1:
+    _require_without(run, oracle, run.recipe_path)
+    trained_on = _encoder_run(run)
+    if encoder is not None and trained_on is not None:
+        first, own = (RunFolder.open(Path(path).expanduser()) for path in (trained_on, encoder))
+        if own.manifest.recipe_digest != _recipe_digest(first, own.recipe.seed):
+            raise ValueError(
+                f"the frozen encoder {own.path} was trained from another recipe than {first.path}"
+            )
+        _require_without(run, own, first.recipe_path)
+
+
+def require_parametric_oracle(run: RunFolder, oracle: RunFolder) -> None:
+    """Refuse a parametric classifier that was not trained on exactly what a classifier retains.
+
+    Its recipe may differ in all but the data. See `require_oracle` for how deletions are compared.
+
+    Raises:
+        ValueError: it is no classifier, of other data, or of another deletion.
+    """
+    _require_deletion(run)
+    if RunFolder(run.path).classifier_config.data != RunFolder(oracle.path).classifier_config.data:
         raise ValueError(
-            f"{oracle.path} was not trained without exactly what was deleted from {run.path}; "
-            f"train it with: gen-unlearn train --config {run.recipe_path} --without {run.path} --out DIR"
+            f"expected the data section of {run.recipe_path} in the recipe of {oracle.path}, got another; "
+            "train a parametric model on the same data"
         )
+    _require_without(run, oracle, Path("RECIPE"))
+    classes = run.manifest.class_names == oracle.manifest.class_names
+    if not classes or not np.array_equal(unique_ids(run.held_out_ids), unique_ids(oracle.held_out_ids)):
+        raise ValueError(
+            f"expected {oracle.path} to have the classes and the held-out images of {run.path}, got others; "
+            f"train it with: gen-unlearn train --config RECIPE --without {run.path} --out DIR"
+        )
+
+
+def oracle_seeds(run: RunFolder, count: int) -> range:
+    """Return the training seeds of the oracles that a run is compared with.
+
+    Those of a classifier leave out its own: predictions are compared image by image, and equal initial
+    weights would make the two agree more than two retrainings do.
+
+    Raises:
+        ValueError: less than one oracle.
+    """
+    if count < 1:
+        raise ValueError(f"expected at least one oracle seed, got {count}")
+    first = run.recipe.seed + (1 if run.recipe.task == "classification" else 0)
+    return range(first, first + count)
 
 
 def find_oracles(run: RunFolder, folder: Path, seeds: Sequence[int]) -> list[RunFolder]:
@@ -41,17 +86,18 @@ def find_oracles(run: RunFolder, folder: Path, seeds: Sequence[int]) -> list[Run
         seeds: training seeds.
 
     Raises:
-        ValueError: nothing was deleted from the run, a folder of runs holds a damaged one, or an oracle that
-            was changed since its training lies where another would be trained.
+        ValueError: nothing was deleted from the run, it has a frozen encoder, a folder of runs holds a
+            damaged one, or an oracle that was changed since its training lies where another would be trained.
         TrainingInterruptedError: the user stopped the training of one; the next call continues it.
     """
     without, origin = deleted_from([run.path])
+    _require_own_encoder(run)
     known = _unchanged_runs(folder, without.digest)
     oracles = []
     for seed in seeds:
         digest = _recipe_digest(run, seed)
         if digest not in known:
-            config = replace(RunFolder(run.path).config, seed=seed)
+            config = replace(RunFolder(run.path).recipe, seed=seed)
             path = folder / f"{without.digest[:12]}-{digest[:12]}"
             known[digest] = train(config, path, without, origin, f"train oracle, seed {seed}")
             if len(known[digest].ledger.lines) > 1:
@@ -70,13 +116,62 @@ def missing_seeds(run: RunFolder, folder: Path, seeds: Sequence[int]) -> list[in
         ValueError: as `find_oracles`.
     """
     without, _ = deleted_from([run.path])
+    _require_own_encoder(run)
     known = _unchanged_runs(folder, without.digest)
     return [seed for seed in seeds if _recipe_digest(run, seed) not in known]
 
 
-def _recipe_digest(run: RunFolder, seed: int) -> str:
-    """Return the digest of a run's recipe, as it was trained, with another training seed."""
-    return replace(RunFolder(run.path).config, seed=seed).digest
+def _require_deletion(run: RunFolder) -> None:
+    if not len(run.forgotten()):
+        raise ValueError(f"nothing was deleted from {run.path}, so it has no oracle; leave --oracle out")
+
+
+def _require_without(run: RunFolder, oracle: RunFolder, recipe: Path) -> None:
+    """Refuse a run that was trained on other images than `run` retains, or was changed since.
+
+    Args:
+        run: the run that something was deleted from.
+        oracle: the other run.
+        recipe: what to train another one from.
+    """
+    if oracle.manifest.without != run.forgotten().digest or len(oracle.ledger.lines) > 1:
+        raise ValueError(
+            f"{oracle.path} was not trained without exactly what was deleted from {run.path}; "
+            f"train it with: gen-unlearn train --config {recipe} --without {run.path} --out DIR"
+        )
+
+
+def _require_own_encoder(run: RunFolder) -> None:
+    """Refuse to train oracles on a frozen encoder."""
+    encoder = _encoder_run(run)
+    if encoder is not None:
+        recipe = Path(encoder).expanduser() / run.recipe_path.name
+        raise ValueError(
+            f"the frozen encoder of {run.path} saw the deleted images, so that training the rest again is no "
+            f"oracle; train it without them (gen-unlearn train --config {recipe} --without {run.path} --out "
+            f"ENCODER), then a run on it (gen-unlearn train --config {run.recipe_path} --set "
+            f"training.encoder_run=ENCODER --without {run.path} --out ORACLE), and use --oracle ORACLE"
+        )
+
+
+def _encoder_run(run: RunFolder) -> str | None:
+    """Return the run whose encoder a run was trained on, frozen."""
+    recipe = RunFolder(run.path).recipe
+    return recipe.training.encoder_run if isinstance(recipe, ClassifierRunConfig) else None
+
+
+def _recipe_digest(run: RunFolder, seed: int, encoder_run: str | None = None) -> str:
+    """Return the digest of a run's recipe, as it was trained, with another training seed.
+
+    Args:
+        run: the run.
+        seed: the training seed.
+        encoder_run: another frozen encoder for a classifier that has one.
+    """
+    recipe = replace(RunFolder(run.path).recipe, seed=seed)
+    if isinstance(recipe, ClassifierRunConfig) and None not in (encoder_run, recipe.training.encoder_run):
+        recipe = replace(recipe, training=replace(recipe.training, encoder_run=encoder_run))
+    return recipe.digest
 
 
 def _unchanged_runs(folder: Path, without: str) -> dict[str, RunFolder]:

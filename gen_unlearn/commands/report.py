@@ -9,9 +9,11 @@ import numpy as np
 
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.evaluate import find_deletion
+from gen_unlearn.commands.report_classifier import class_turn, collect_classifier
 from gen_unlearn.judging.evidence import Deletion
 from gen_unlearn.metrics.copying import nearest_images
 from gen_unlearn.metrics.scorecard import Scorecard
+from gen_unlearn.report.classifier_page import render_classifier_report
 from gen_unlearn.report.page import DeletedView, GridRow, Neighbour, ReportContent, StateView, render_report
 from gen_unlearn.repro import ids_to_hex
 from gen_unlearn.runs import RunFolder
@@ -33,18 +35,17 @@ def write_report(run: RunFolder, path: Path, show_deleted: bool = False) -> None
     Raises:
         ValueError: the run was not evaluated, or was changed since.
     """
-    content = collect(run, show_deleted)
+    if run.recipe.task == "classification":
+        html = render_classifier_report(collect_classifier(run, _evaluated(run), show_deleted))
+    else:
+        html = render_report(collect(run, show_deleted))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, render_report(content))
+    write_text(path, html)
 
 
 def collect(run: RunFolder, show_deleted: bool) -> ReportContent:
     """Collect the content of a run's report from its scorecard, samples and receipts."""
-    if not run.scorecard_path.exists():
-        raise ValueError(f"{run.path} was not evaluated yet; run: gen-unlearn evaluate {run.path}")
-    card = Scorecard.from_file(run.scorecard_path)
-    if card.protocol["state"] != run.state_digest():
-        raise ValueError(f"{run.path} was changed after its evaluation; run: gen-unlearn evaluate {run.path}")
+    card = _evaluated(run)
     states = load_states(run, card)
     receipts = tuple(run.receipts())
     deletion = find_deletion(run, run.load_split().train)
@@ -59,6 +60,16 @@ def collect(run: RunFolder, show_deleted: bool) -> ReportContent:
         recipe_yaml=run.config.to_yaml(),
         recipe_digest=run.manifest.recipe_digest,
     )
+
+
+def _evaluated(run: RunFolder) -> Scorecard:
+    """Return the scorecard of a run as it is now."""
+    if not run.scorecard_path.exists():
+        raise ValueError(f"{run.path} was not evaluated yet; run: gen-unlearn evaluate {run.path}")
+    card = Scorecard.from_file(run.scorecard_path)
+    if card.protocol["state"] != run.state_digest():
+        raise ValueError(f"{run.path} was changed after its evaluation; run: gen-unlearn evaluate {run.path}")
+    return card
 
 
 def load_states(run: RunFolder, card: Scorecard) -> dict[str, SampleSet]:
@@ -131,8 +142,4 @@ def _deleted_views(
 def _spread_over_classes(deletion: Deletion) -> np.ndarray:
     """Choose rows of deleted images, taking the classes in turn."""
     labels = deletion.images.labels
-    rank = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        rank[rows] = np.arange(len(rows))
-    return np.lexsort((labels, rank))[:_DELETED_SHOWN]
+    return np.lexsort((labels, class_turn(labels)))[:_DELETED_SHOWN]

@@ -12,6 +12,9 @@ import torch
 
 from gen_unlearn.commands.derived import remaining
 from gen_unlearn.decoding import decode_image, image_files
+from gen_unlearn.exemplar_keys import BLOCK, image_keys
+from gen_unlearn.key_bank import encode_keys
+from gen_unlearn.pipelines.classification import SemiParametricPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.pixels import to_model_input
 from gen_unlearn.repro import image_ids
@@ -109,14 +112,17 @@ def _gather(run: RunFolder, copies: Sequence[Path]) -> DeletedImages:
         images.append(pixels)
         names.append(file.name)
     pixels = np.concatenate(images)
-    return DeletedImages(image_ids(pixels), pixels, tuple(names), _tokens(run, pixels), shared)
+    voting, known = run.recipe.task == "classification", len(pixels) > 0
+    tokens = None if voting or not known else _tokens(run, pixels)
+    codes = _codes(run, pixels) if voting and known else None
+    return DeletedImages(image_ids(pixels), pixels, tuple(names), tokens, shared, codes)
 
 
 @torch.no_grad()
 def _tokens(run: RunFolder, images: np.ndarray) -> np.ndarray | None:
     """Return what the model's encoder makes of images, float32 ``(n, numbers)``."""
     pipeline = run.load_pipeline()
-    if not isinstance(pipeline, SemiParametricDDPMPipeline) or not len(images):
+    if not isinstance(pipeline, SemiParametricDDPMPipeline):
         return None
     unet = pipeline.unet
     parts = []
@@ -124,3 +130,13 @@ def _tokens(run: RunFolder, images: np.ndarray) -> np.ndarray | None:
         inputs = to_model_input(images[start : start + _BATCH]).to(unet.device, unet.dtype)
         parts.append(unet.encode_exemplars(inputs).keys.float().cpu().numpy())
     return np.concatenate(parts)
+
+
+def _codes(run: RunFolder, images: np.ndarray) -> np.ndarray | None:
+    """Return the codes of the keys that a classifier makes of images, int16 ``(n, length)``."""
+    pipeline = run.load_classifier()
+    if not isinstance(pipeline, SemiParametricPipeline):
+        return None
+    starts = range(0, len(images), BLOCK)
+    parts = [encode_keys(image_keys(pipeline.network, images[start : start + BLOCK])) for start in starts]
+    return np.concatenate(parts).reshape(len(images), -1)

@@ -17,6 +17,7 @@ from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.indexed_images import class_index, first_few, unique_ids
 from gen_unlearn.near_duplicates import copy_similarity, find_near_duplicates, nearest_candidates
+from gen_unlearn.pixels import resize_images
 from gen_unlearn.repro import among, ids_from_hex, ids_to_hex, image_id
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.shards import Rows
@@ -88,7 +89,7 @@ class Search:
     @property
     def source_folders(self) -> list[Path]:
         """The folder that the run's images came from, if it is one."""
-        source = Path(self.run.config.data.source).expanduser()
+        source = Path(self.run.recipe.data.source).expanduser()
         return [source] if source.is_dir() else []
 
     @cached_property
@@ -114,12 +115,11 @@ class Search:
     def name_files(self, files: Sequence[Path]) -> None:
         """Ask for images by file."""
         for file in files:
-            pixels = self._decode(file)
-            self.named.append(_Named(_shown(file), image_id(pixels), pixels))
+            self.named.append(self._read(file))
 
     def note_core(self, class_name: str) -> None:
         """Note that the images of a class that are in a public core stay."""
-        core, names = self.run.config.core, self.catalogue.class_names
+        core, names = self.run.recipe.core, self.catalogue.class_names
         label = class_index(names, class_name)
         unseen = [class_index(names, name) for name in core.unseen_classes]
         if core.mode == "public" and label not in unseen:
@@ -166,10 +166,11 @@ class Search:
             ValueError: nothing is similar to one of them.
         """
         for file in files:
-            pixels = self._decode(file)
-            alike = find_near_duplicates(pixels[None], self.pool.pixels, similarity)
+            named = self._read(file)
+            assert named.pixels is not None, "read from a file"
+            alike = find_near_duplicates(named.pixels[None], self.pool.pixels, similarity)
             if not len(alike.images):
-                raise ValueError(self._not_found([_Named(_shown(file), image_id(pixels), pixels)]))
+                raise ValueError(self._not_found([named]))
             for image, value in zip(alike.images, alike.similarities, strict=True):
                 self.select(self.pool.ids[image][None], Found(f"like {_shown(file)}", float(value)))
 
@@ -180,10 +181,12 @@ class Search:
         found = tuple(self.found[row.tobytes()] for row in rows.ids)
         return Selection(rows, self.catalogue.class_names, found, reason, tuple(self.notes))
 
-    def _decode(self, file: Path) -> np.ndarray:
-        """Read an image file as the run's data was read."""
+    def _read(self, file: Path) -> _Named:
+        """Read an image file as the run's data was read, and make the picture that exemplars are kept as."""
         height, width, channels = self.catalogue.image_shape
-        return decode_image(file, size=(height, width), channels=channels)
+        image = decode_image(file, size=self.catalogue.decoded_size, channels=channels)
+        picture = resize_images(image[None], (height, width))[0]
+        return _Named(_shown(file), image_id(image), picture)
 
     def _held_out(self, ids: np.ndarray) -> np.ndarray:
         return among(ids, unique_ids(self.run.held_out_ids))

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gen_unlearn.commands.train import fit
+from gen_unlearn.commands.fit import fit, fit_classifier
+from gen_unlearn.commands.fit_classifier import encode_again
+from gen_unlearn.config import RunConfig
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplars import ExemplarStore
-from gen_unlearn.indexed_images import first_few
+from gen_unlearn.indexed_images import first_few, unique_ids
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.repro import digest_arrays, software_versions
 from gen_unlearn.runs import RunFolder
@@ -74,7 +76,7 @@ def replay(run: RunFolder) -> list[Check]:
     if not run.is_semi_parametric:
         raise ValueError(f"{run.path} has no exemplars: nothing was deleted from it that could be replayed")
     checks = [_check("replay of the exemplars", lambda: _replay_exemplars(run))]
-    if run.config.core.mode == "public":
+    if run.recipe.core.mode == "public":
         return [*checks, _check("replay of the whole pipeline", lambda: _replay_pipeline(run))]
     skipped = "not done: the core is joint, so the weights were fit on the deleted images (exemplar-only)"
     return [*checks, Check("replay of the weights", detail=skipped)]
@@ -135,7 +137,10 @@ def _exemplars(run: RunFolder) -> str:
 
 def _replay_exemplars(run: RunFolder) -> str:
     with tempfile.TemporaryDirectory() as scratch:
-        ExemplarStore.from_images(_surviving(run)).save_pretrained(scratch)
+        if run.recipe.task == "generation":
+            ExemplarStore.from_images(_surviving(run)).save_pretrained(scratch)
+        else:
+            encode_again(run, _surviving(run)).save_exemplars(Path(scratch))
         return _compare(Path(scratch), run.exemplars_path)
 
 
@@ -148,9 +153,13 @@ def _replay_pipeline(run: RunFolder) -> str:
             f"the source no longer has the whole core: {len(core)} of {len(run.core_ids)} images"
         )
     with _threads(record.threads), tempfile.TemporaryDirectory() as scratch:
-        pipeline, _ = fit(run.config, core, _surviving(run), description="replay")
-        assert isinstance(pipeline, SemiParametricDDPMPipeline)
-        pipeline.save_pretrained(scratch, include_exemplars=True)
+        if isinstance(run.recipe, RunConfig):
+            pipeline, _ = fit(run.recipe, core, _surviving(run), description="replay")
+            assert isinstance(pipeline, SemiParametricDDPMPipeline)
+            pipeline.save_pretrained(scratch, include_exemplars=True)
+        else:
+            trained, _ = fit_classifier(run.recipe, core, _surviving(run), description="replay")
+            trained.save_pretrained(Path(scratch))
         try:
             return _compare(Path(scratch), run.model_path)
         except ValueError as error:
@@ -159,9 +168,14 @@ def _replay_pipeline(run: RunFolder) -> str:
 
 def _surviving(run: RunFolder) -> IndexedImages:
     """Return the exemplars as data, in an order of their own."""
-    store = run.load_exemplars()
-    names = ("",) * len(store)
-    data = IndexedImages(store.images, store.labels, store.ids, store.class_names, names)
+    folder = run.exemplar_folder()
+    if folder.decoded_size == folder.image_shape[:2]:
+        rows = folder.all_rows()
+        names = ("",) * len(rows.ids)
+        data = IndexedImages(rows.pixels, rows.labels, rows.ids, folder.class_names, names)
+    else:  # What is kept are pictures of them: their own pixels are in the source.
+        train = run.load_split().train
+        data = train.select(train.rows_of(unique_ids(folder.ids)))
     return data.select(np.random.default_rng().permutation(len(data)))
 
 

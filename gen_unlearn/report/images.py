@@ -84,10 +84,15 @@ def page_picture(images: np.ndarray, columns: int = 1) -> Picture:
     """
     _require_showable(images)
     sheet = image_sheet(shrink_for_page(images), columns, scale=1)
+    return embedded(sheet, pixelated=max(images.shape[1:3]) <= VISIBLE_SIDE)
+
+
+def embedded(sheet: Image.Image, pixelated: bool) -> Picture:
+    """Encode a drawn sheet for a page as it is; `pixelated` if its pixels should stay visible."""
     file = io.BytesIO()
     sheet.save(file, format="PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-    return Picture(uri, sheet.width, sheet.height, pixelated=max(images.shape[1:3]) <= VISIBLE_SIDE)
+    return Picture(uri, sheet.width, sheet.height, pixelated)
 
 
 def _gap(images: np.ndarray) -> int:

@@ -13,6 +13,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Fréchet distances": ("fd_", "fid", "frechet"),
     "Other distances to real images": ("kd_", "precision_", "recall_", "density_", "coverage_"),
     "Retrain gap": ("retrain_gap", "fd_to_oracle", "kd_to_oracle"),
+    "Accuracy": ("accuracy_",),
+    "Distance of predictions to retrained models": ("prediction_gap_", "soft_gap_", "js_gap_"),
     "Forgotten classes": ("forgotten_", "unlearning_", "entropy_"),
     "Retained classes": ("retained_", "retain_"),
     "Membership": ("membership_",),
@@ -24,7 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 OTHER_GROUP = "Other measures"
 
-SHARES = {"rate", "accuracy", "share", "precision", "recall", "coverage", "tpr", "authenticity"}
+SHARES = {"rate", "accuracy", "share", "precision", "recall", "coverage", "tpr", "authenticity", "prediction"}
 """A measure with one of these words in its name is a share, and is written in per cent."""
 
 
@@ -84,6 +86,8 @@ def format_details(measure: Measure) -> str:
     """Write the further numbers of a measure, shares in per cent, such as ``95 % interval 0.58 to 0.66``."""
 
     def write(name: str, value: float) -> str:
+        if name == "indistinguishable":
+            return "yes" if value else "no"
         if is_share(measure.name) and name != "p_value":
             return three_digits(100 * value) + unit_of(measure.name)
         return three_digits(value)

@@ -6,25 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from gen_unlearn.metrics.scorecard import Scorecard
-from gen_unlearn.receipts import NOT_COVERED, OUTSIDE, PROMISES, DeletionReceipt, Level
-from gen_unlearn.report import numbers
-from gen_unlearn.report.classes import MANY_CLASSES, NULL_TOKEN, class_maps
-from gen_unlearn.report.images import Picture, page_picture
+from gen_unlearn.receipts import DeletionReceipt
+from gen_unlearn.report.frame import page_environment, shared_sections
 from gen_unlearn.report.kept import kept_by_weights
 from gen_unlearn.report.plots import comparison_plots
 from gen_unlearn.report.roc import roc_panels
 from gen_unlearn.report.states import States
-from gen_unlearn.repro import software_versions
 
 _FEW_DELETED = 6
 """So many deleted images are shown; the others are folded."""
-
-_MANY_MEASURES = 24
-"""With more measures than this, their tables are folded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,42 +98,20 @@ def render_report(content: ReportContent) -> str:
         ValueError: an image is not uint8, grey or RGB, of the shape stated above, or a ROC curve is damaged.
     """
     card, states = content.scorecard, _states(content)
-    template = _environment(states).get_template("page.html.jinja")
-    return template.render(
-        content=content,
-        scorecard=card,
-        states=states,
-        few_deleted=_FEW_DELETED,
-        promises=_promises(content.receipts),
-        outside=OUTSIDE,
-        kept=kept_by_weights(card, content.receipts),
-        sample_rows=_sample_rows(content.states),
-        plots=comparison_plots(card, states),
-        panels=roc_panels(card, states),
-        maps=class_maps(card, states),
-        null_token=NULL_TOKEN,
-        accuracy=_accuracy_rows(card),
-        many_classes=MANY_CLASSES,
-        groups=numbers.grouped(card.measures),
-        many_measures=_MANY_MEASURES,
-        numbers=numbers,
-        versions=software_versions(),
+    return (
+        page_environment(states)
+        .get_template("page.html.jinja")
+        .render(
+            shared_sections(card, content.receipts, states),
+            content=content,
+            few_deleted=_FEW_DELETED,
+            kept=kept_by_weights(card, content.receipts),
+            sample_rows=_sample_rows(content.states),
+            plots=comparison_plots(card, states),
+            panels=roc_panels(card, states),
+            floors_are="what the best possible generator, or chance, would get",
+        )
     )
-
-
-def _environment(states: States) -> Environment:
-    """Return the templates of the page, with filters for its pictures and states."""
-    environment = Environment(
-        loader=PackageLoader("gen_unlearn", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["picture"] = _single_picture
-    environment.filters["strip"] = _strip_picture
-    environment.filters["state"] = lambda name: _badge(states, name)
-    return environment
 
 
 def _states(content: ReportContent) -> States:
@@ -158,23 +128,6 @@ def _states(content: ReportContent) -> States:
     )
 
 
-def _badge(states: States, name: str) -> Markup:
-    """Write the name of a state with a dot of its colour."""
-    return Markup('<span class="state" style="--state: var(--{})">{}</span>').format(
-        states.variable(name), name
-    )
-
-
-def _promises(receipts: Sequence[DeletionReceipt]) -> list[tuple[Level, str, str, str]]:
-    """Return per level in the receipts: the level, its artefacts, its promise and what that leaves out."""
-    artefacts: dict[Level, dict[str, None]] = {}
-    for receipt in receipts:
-        artefacts.setdefault(receipt.level, {})[receipt.artefact] = None
-    return [
-        (level, ", ".join(names), PROMISES[level], NOT_COVERED[level]) for level, names in artefacts.items()
-    ]
-
-
 def _sample_rows(states: Sequence[StateView]) -> list[tuple[str, list[tuple[str, GridRow]]]]:
     """Align rows of equal label across states; a state without the row gets an empty one."""
     labels = dict.fromkeys(row.label for state in states for row in state.rows)
@@ -186,21 +139,3 @@ def _sample_rows(states: Sequence[StateView]) -> list[tuple[str, list[tuple[str,
         )
         for label in labels
     ]
-
-
-def _accuracy_rows(scorecard: Scorecard) -> list[tuple[str, list[tuple[str, float | None]]]]:
-    """Return per class: its name, and the accuracy in each state, `None` where the state refuses it."""
-    table = scorecard.accuracy_per_class
-    classes = dict.fromkeys(name for shares in table.values() for name in shares)
-    return [(name, [(state, shares.get(name)) for state, shares in table.items()]) for name in classes]
-
-
-def _single_picture(image: np.ndarray) -> Picture:
-    """Encode one image ``(height, width, channels)``."""
-    return page_picture(image[np.newaxis])
-
-
-def _strip_picture(images: np.ndarray) -> Picture:
-    """Encode a row of images: ten abreast if they are tiny, else five, so that each can be made out."""
-    tiny = images.ndim == 4 and images.shape[2] <= 16
-    return page_picture(images, columns=10 if tiny else 5)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
 from gen_unlearn.report import numbers
 
-_STATES = ("before", "after", "oracle", "random")
+_STATES = ("before", "after", "oracle", "parametric", "random")
 
 
 def text_table(card: Scorecard) -> str:
@@ -43,9 +43,11 @@ def _by_quantity(measures: Sequence[Measure], states: Sequence[str]) -> dict[str
 def _split(name: str, states: Iterable[str]) -> tuple[str, str]:
     """Split the name of a measure into quantity and state, the longest that fits, or an empty one.
 
-    A distance to a state, such as ``fd_to_oracle``, is not of that state.
+    A distance to a state, such as ``fd_to_oracle`` or ``js_gap_test_parametric``, is not of that state.
     """
-    fits = [state for state in states if name.endswith(f"_{state}") and not name.endswith(f"_to_{state}")]
+    distances = tuple(f"_to_{state}" for state in states)
+    distances += ("_parametric",) if "_gap_" in name else ()
+    fits = [state for state in states if name.endswith(f"_{state}") and not name.endswith(distances)]
     state = max(fits, key=len, default="")
     return (name.removesuffix(f"_{state}"), state) if state else (name, "")
 

@@ -23,6 +23,7 @@ class DeletedImages:
         names: file names relative to their source, such as ``cats/0017.jpg``.
         tokens: what the model's encoder makes of the images, float32 ``(n, ...)``, or `None`.
         shared_names: base names that retained images have too, which alone say nothing.
+        codes: the codes of the keys that a classifier makes of the images, int16 ``(n, length)``, or `None`.
     """
 
     ids: np.ndarray
@@ -30,6 +31,7 @@ class DeletedImages:
     names: tuple[str, ...] = ()
     tokens: np.ndarray | None = None
     shared_names: frozenset[str] = frozenset()
+    codes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         id_keys(self.ids)
@@ -41,6 +43,11 @@ class DeletedImages:
         if self.tokens is not None and (self.tokens.dtype != np.float32 or self.tokens.ndim < 2):
             raise ValueError(
                 f"expected float32 tokens of shape (n, ...), got {self.tokens.dtype} {self.tokens.shape}; "
+                f"pass one row for each deleted image, or None"
+            )
+        if self.codes is not None and (self.codes.dtype != np.int16 or self.codes.ndim != 2):
+            raise ValueError(
+                f"expected int16 codes of shape (n, length), got {self.codes.dtype} {self.codes.shape}; "
                 f"pass one row for each deleted image, or None"
             )
 

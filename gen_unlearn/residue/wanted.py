@@ -33,6 +33,7 @@ class Wanted:
         tiles: find them in larger pictures, as they are and as small as pages show them.
         lossy: finds them in lossy pictures; `None` if no pixels are known.
         tokens: finds their tokens; `None` if no tokens are known.
+        codes: the codes of their keys, int16 ``(n, length)``; `None` if none are known.
     """
 
     image_shape: tuple[int, int, int]
@@ -41,6 +42,7 @@ class Wanted:
     tiles: tuple[TileIndex, ...]
     lossy: LossyMatcher | None
     tokens: TokenMatcher | None
+    codes: np.ndarray | None
 
     @classmethod
     def of(cls, deleted: DeletedImages, recognise: Recognise, image_shape: tuple[int, int, int]) -> Wanted:
@@ -67,18 +69,24 @@ class Wanted:
             tiles=tuple(_tile_indexes(textured, patterns)),
             lossy=LossyMatcher(textured) if len(textured) else None,
             tokens=tokens if tokens is not None and tokens.values >= FEWEST_VALUES else None,
+            codes=deleted.codes if deleted.codes is not None and _many_values(deleted.codes) else None,
         )
 
     @property
     def row_sizes(self) -> set[int]:
-        """How many values the rows of an array have that holds ids, pixels or tokens."""
+        """How many values the rows of an array have that holds ids, pixels, tokens or codes."""
         tokens = set() if self.tokens is None else {self.tokens.values}
-        return {ID_BYTES, math.prod(self.image_shape)} | tokens
+        codes = set() if self.codes is None else {self.codes.shape[1]}
+        return {ID_BYTES, math.prod(self.image_shape)} | tokens | codes
 
     def label(self, noun: str, name: str, number: int) -> str:
         """Name a part of a file for a report; by its number if its name is itself residue."""
         written = np.frombuffer(name.encode("utf-8", "surrogatepass"), dtype=np.uint8)
         return f"{noun} {number}" if self.raw.search(written) else f"{noun} '{name}'"
+
+
+def _many_values(codes: np.ndarray) -> bool:
+    return len(codes) > 0 and codes.shape[1] >= FEWEST_VALUES
 
 
 def _patterns(images: np.ndarray) -> PatternGroup:

@@ -101,7 +101,7 @@ class DiffusionBatches(Dataset[DiffusionBatch]):
         start = (micro * self.num_processes + self.process_index) * size
         part = slice(start, start + size)
 
-        rows = self._rows(step)
+        rows = rows_of_step(len(self.data), self.batch_size, step, self.seed)
         images = to_model_input(self.data.images[rows[part]])
         labels, orientations = self.data.labels[rows[part]], Orientations(self.seed, self.reorientation)
         for label in np.unique(labels) if self.reorientation else ():
@@ -114,15 +114,23 @@ class DiffusionBatches(Dataset[DiffusionBatch]):
         noise = torch.randn(self.batch_size, *images.shape[1:], generator=draws)
         return DiffusionBatch(images, noise[part], timesteps[part], dict(self.conditioning(rows, part, step)))
 
-    def _rows(self, step: int) -> np.ndarray:
-        """Return the rows of a whole step, from an endless row of shuffled passes over the data."""
-        first, last = step * self.batch_size, (step + 1) * self.batch_size
-        passes = range(first // len(self.data), (last - 1) // len(self.data) + 1)
-        shuffled = np.concatenate(
-            [numpy_generator(self.seed, "order", number).permutation(len(self.data)) for number in passes]
-        )
-        offset = passes.start * len(self.data)
-        return shuffled[first - offset : last - offset]
+
+def rows_of_step(count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+    """Return the rows of a step, int64 ``(batch_size,)``, from an endless row of shuffled passes.
+
+    Args:
+        count: rows of the data.
+        batch_size: rows of a step.
+        step: which step.
+        seed: seed of the run.
+    """
+    first, last = step * batch_size, (step + 1) * batch_size
+    passes = range(first // count, (last - 1) // count + 1)
+    shuffled = np.concatenate(
+        [numpy_generator(seed, "order", number).permutation(count) for number in passes]
+    )
+    offset = passes.start * count
+    return shuffled[first - offset : last - offset]
 
 
 @dataclass(frozen=True)

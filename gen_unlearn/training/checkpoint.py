@@ -60,8 +60,14 @@ class CheckpointFolder:
     recipe_digest: str
     keep: int = 1
 
-    def save(self, accelerator: Accelerator, ema: EMAModel, progress: Progress) -> None:
-        """Write the resume point of a finished step, and drop those that are too many."""
+    def save(self, accelerator: Accelerator, progress: Progress, ema: EMAModel | None = None) -> None:
+        """Write the resume point of a finished step, and drop those that are too many.
+
+        Args:
+            accelerator: has the state of what was prepared.
+            progress: how far training has come.
+            ema: the averaged weights, where there are any.
+        """
         unfinished = self.path / "unfinished"
         if accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -69,9 +75,11 @@ class CheckpointFolder:
         accelerator.wait_for_everyone()
         accelerator.save_state(str(unfinished))
         if accelerator.is_main_process:
-            averaged = {str(index): weights for index, weights in enumerate(ema.shadow_params)}
-            save_file(averaged, unfinished / "ema.safetensors")
-            state = {"ema_step": ema.optimization_step, "recipe_digest": self.recipe_digest}
+            state: dict[str, str | int] = {"recipe_digest": self.recipe_digest}
+            if ema is not None:
+                averaged = {str(index): weights for index, weights in enumerate(ema.shadow_params)}
+                save_file(averaged, unfinished / "ema.safetensors")
+                state["ema_step"] = ema.optimization_step
             (unfinished / "progress.json").write_text(json.dumps(asdict(progress) | state))
             target = self.path / f"step-{progress.step:08d}"
             shutil.rmtree(target, ignore_errors=True)
@@ -80,7 +88,7 @@ class CheckpointFolder:
                 shutil.rmtree(outdated)
         accelerator.wait_for_everyone()
 
-    def resume(self, accelerator: Accelerator, ema: EMAModel) -> Progress:
+    def resume(self, accelerator: Accelerator, ema: EMAModel | None = None) -> Progress:
         """Load the newest resume point into what was prepared, if there is one; return how far it got.
 
         Raises:
@@ -95,10 +103,11 @@ class CheckpointFolder:
                 f"{found[-1]} belongs to another recipe; use another output folder, or delete it"
             )
         accelerator.load_state(str(found[-1]))
-        averaged = load_file(found[-1] / "ema.safetensors")
-        for index, weights in enumerate(ema.shadow_params):
-            weights.copy_(averaged[str(index)])
-        ema.optimization_step = state["ema_step"]
+        if ema is not None:
+            averaged = load_file(found[-1] / "ema.safetensors")
+            for index, weights in enumerate(ema.shadow_params):
+                weights.copy_(averaged[str(index)])
+            ema.optimization_step = state["ema_step"]
         return Progress(state["step"], state["seconds"], state["loss"])
 
     def remove(self) -> None:

@@ -23,6 +23,7 @@ from gen_unlearn.training.checkpoint import (
     TrainingInterruptedError,
     interrupts_deferred,
 )
+from gen_unlearn.training.schedule import learning_rate
 
 _LOG_STEPS = 50
 _LOSS_SHARE = 0.02
@@ -194,21 +195,10 @@ def train_diffusion(
             started = time.perf_counter()
             if checkpoints is not None and (stop.made or due):
                 done = replace(done, loss=accelerator.reduce(mean_loss, "mean").item())
-                checkpoints.save(accelerator, ema, done)
+                checkpoints.save(accelerator, done, ema)
             if stop.made:
                 raise TrainingInterruptedError(images, total)
 
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     ema.copy_to(model.parameters())
     return replace(done, loss=accelerator.reduce(mean_loss, "mean").item())
-
-
-def learning_rate(config: TrainingConfig, images: int) -> float:
-    """Return the learning rate after `images` images: a linear rise, then half a cosine down to 0."""
-    total = config.steps * config.batch_size
-    if images < config.warmup_images:
-        return (
-            config.learning_rate * (images + config.batch_size) / (config.warmup_images + config.batch_size)
-        )
-    fraction = (images - config.warmup_images) / max(1, total - config.warmup_images)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))

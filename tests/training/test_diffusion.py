@@ -18,7 +18,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from gen_unlearn.commands.train import fit
+from gen_unlearn.commands.fit import fit
 from gen_unlearn.config import RunConfig, load_config
 from gen_unlearn.data import IndexedImages, Split
 from gen_unlearn.models.denoiser import build_denoiser
@@ -26,7 +26,8 @@ from gen_unlearn.pipelines.sampling import sample_images
 from gen_unlearn.repro import derive_seed
 from gen_unlearn.training.batches import DiffusionBatch, DiffusionBatches
 from gen_unlearn.training.checkpoint import CheckpointFolder, TrainingInterruptedError
-from gen_unlearn.training.diffusion import TrainingConfig, learning_rate
+from gen_unlearn.training.diffusion import TrainingConfig
+from gen_unlearn.training.schedule import learning_rate
 
 RECIPES = Path(__file__).parents[2] / "configs"
 TINY = (

@@ -1,0 +1,97 @@
+"""The recipe of a classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+import yaml
+from pydantic import TypeAdapter
+
+from gen_unlearn.core import CoreConfig
+from gen_unlearn.data import DataConfig
+from gen_unlearn.models.classifier import ClassifierConfig
+from gen_unlearn.pipelines.classification import PredictionConfig
+from gen_unlearn.repro import digest_json
+from gen_unlearn.training.classification import ClassifierTrainingConfig
+
+_NOT_IN_THE_DIGEST = ("checkpoint_images", "dataloader_workers", "log_with")
+
+
+@dataclass(frozen=True)
+class ClassifierEvaluationConfig:
+    """How a classifier is judged after a deletion.
+
+    Attributes:
+        retained_images: retained training images that are classified at most, chosen at random.
+        seed: seed of that choice.
+    """
+
+    retained_images: int = 10_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.retained_images < 2:
+            raise ValueError(f"expected at least 2 retained_images, got {self.retained_images}")
+
+
+@dataclass(frozen=True)
+class ClassifierRunConfig:
+    """A complete recipe of a classifier.
+
+    Attributes:
+        task: tells it from the recipe of a generator.
+        data: the images.
+        model: the classifier.
+        core: which images the weights may see.
+        training: how it is trained.
+        prediction: who votes in predictions.
+        evaluation: how it is judged.
+        seed: seed of the initial weights and of everything random in training.
+    """
+
+    data: DataConfig
+    task: Literal["classification"] = "classification"
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    core: CoreConfig = field(default_factory=CoreConfig)
+    training: ClassifierTrainingConfig = field(default_factory=ClassifierTrainingConfig)
+    prediction: PredictionConfig = field(default_factory=PredictionConfig)
+    evaluation: ClassifierEvaluationConfig = field(default_factory=ClassifierEvaluationConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.core.mode == "public" and self.model.kind != "semi-parametric":
+            raise ValueError(f"core.mode public needs a semi-parametric model, got {self.model.kind}")
+        if self.training.encoder_run is not None and self.model.kind != "semi-parametric":
+            raise ValueError(
+                f"training.encoder_run trains a fusion on a frozen encoder, which needs a semi-parametric "
+                f"model, got {self.model.kind}"
+            )
+
+        if self.training.encoder_run is not None and self.core.mode == "public":
+            raise ValueError(
+                "core.mode public promises weights that never saw a deletable image, which the encoder of "
+                "training.encoder_run may have; name weights from elsewhere with model.encoder.weights"
+            )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides the trained model: data, model, core, training, seed."""
+        fields = dataclasses.asdict(self)
+        for name in _NOT_IN_THE_DIGEST:
+            del fields["training"][name]
+        names = ["task", "data", "model", "training", "seed"]
+        if self.core.mode == "public":
+            names.append("core")
+        return digest_json({name: fields[name] for name in names})
+
+    def to_yaml(self) -> str:
+        """Return the recipe with every value spelled out."""
+        return recipe_yaml(self)
+
+
+def recipe_yaml(recipe: object) -> str:
+    """Return a recipe, which is a dataclass, as YAML with every value spelled out."""
+    plain = TypeAdapter(type(recipe)).dump_python(recipe, mode="json")
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,54 @@
+"""The verb that classifies images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gen_unlearn.cli_base import (
+    DryRunOption,
+    JsonOption,
+    RunArgument,
+    SetOption,
+    app,
+    open_run,
+    reports_errors,
+    show,
+)
+
+
+@app.command()
+@reports_errors
+def predict(
+    run: RunArgument,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Image file, or folder of them.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for predictions.csv and votes.png.")
+    ] = None,
+    voters: Annotated[int, typer.Option("--voters", min=1, help="Exemplars to name for each image.")] = 8,
+    overrides: SetOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify images, and show which exemplars voted."""
+    from gen_unlearn.commands import predict as prediction
+
+    folder = open_run(run)
+    has_voters = folder.classifier_config.model.kind == "semi-parametric"
+    folder = folder.with_overrides(overrides or [])
+    files = prediction.images_below(images)
+    if out is not None:
+        prediction.require_apart(out, folder, images)
+    if dry_run:
+        where = "" if out is None else f", and write predictions.csv and pictures to {out}"
+        facts: dict[str, object] = {"images": len(files), "out": None if out is None else str(out)}
+        show(f"would classify {len(files)} images{where}", facts, as_json)
+        return
+    found = prediction.predict(folder, files, voters)
+    written = [] if out is None else prediction.write_predictions(folder, files, found, out)
+    notes = [] if out is None or has_voters else [prediction.NO_PICTURE]
+    text = [prediction.table(found), *(f"wrote   {path}" for path in written)]
+    facts = {"predictions": [one.facts() for one in found], "files": [str(path) for path in written]}
+    show("\n".join([*text, *(f"note    {note}" for note in notes)]), facts | {"notes": notes}, as_json)

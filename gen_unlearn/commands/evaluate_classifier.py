@@ -1,0 +1,224 @@
+"""Judge a classifier before and after deletion, beside models that were retrained without the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from gen_unlearn.atomic import write_text
+from gen_unlearn.commands.evaluate import find_deletion
+from gen_unlearn.commands.oracles import require_oracle, require_parametric_oracle
+from gen_unlearn.data import IndexedImages, Split
+from gen_unlearn.exemplar_keys import encode_exemplars
+from gen_unlearn.indexed_images import unique_ids
+from gen_unlearn.judging.costs import measure_costs
+from gen_unlearn.judging.evidence import Deletion
+from gen_unlearn.judging.prediction_gaps import gap_notes, measure_prediction_gaps
+from gen_unlearn.judging.predictions import (
+    STATES,
+    JudgedImages,
+    Predictions,
+    accuracy_per_class,
+    confusion,
+    measure_accuracies,
+)
+from gen_unlearn.metrics.scorecard import Scorecard
+from gen_unlearn.pipelines.classification import (
+    ClassificationPipeline,
+    PredictionConfig,
+    SemiParametricPipeline,
+    load_classifier,
+)
+from gen_unlearn.processes import process_state
+from gen_unlearn.repro import among, keyed_order, software_versions
+from gen_unlearn.runs import RunFolder
+from gen_unlearn.shards import Rows
+
+
+def evaluate_classifier(run: RunFolder, oracles: Sequence[RunFolder] = ()) -> Scorecard:
+    """Measure a classifier as it is now, and what a deletion changed; write the scorecard into the run.
+
+    Args:
+        run: the run.
+        oracles: runs that were trained without what was deleted from `run`, of different training seeds:
+            semi-parametric ones by its recipe, and parametric ones of the same data.
+
+    Raises:
+        ValueError: an oracle is another run's, or of another deletion, or two have one seed.
+    """
+    retrained = _by_state(run, oracles)
+    split = run.load_split()
+    deletion = find_deletion(run, split.train)
+    images = _judged_images(run, deletion, split)
+    states = dict(_own_states(run, deletion, images))
+    prediction = run.classifier_config.prediction
+    for state, runs in retrained.items():
+        if runs:
+            states[state] = tuple(images.classified_by(_load(oracle, prediction)) for oracle in runs)
+    predictions = Predictions(
+        images.labels, {state: states[state] for state in STATES if state in states}, run.manifest.class_names
+    )
+    gaps = measure_prediction_gaps(predictions)
+    card = Scorecard(
+        measures=(*measure_accuracies(predictions), *gaps, *measure_costs(run)),
+        protocol=_protocol(run, retrained, deletion, images),
+        accuracy_per_class={state: accuracy_per_class(predictions, state) for state in predictions.states},
+        confusion={state: confusion(predictions, state) for state in predictions.states},
+        notes=(*_notes(run, retrained, predictions, deletion, split.train), *gap_notes(gaps)),
+    )
+    run.metrics_path.mkdir(exist_ok=True)
+    write_text(run.scorecard_path, card.to_json())
+    return card
+
+
+def classification_plan(run: RunFolder) -> dict[str, int]:
+    """Return how many images of each kind `evaluate_classifier` classifies at most."""
+    return {
+        "deleted_images": len(run.forgotten()),
+        "retained_images": run.classifier_config.evaluation.retained_images,
+        "held_out_images": len(run.held_out_ids),
+    }
+
+
+def _by_state(run: RunFolder, oracles: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
+    """Sort retrained runs into those with and without exemplars; refuse strangers and several processes."""
+    sorted_runs: dict[str, list[RunFolder]] = {"oracle": [], "parametric": []}
+    for oracle in oracles:
+        if oracle.recipe.model.kind == "parametric":
+            require_parametric_oracle(run, oracle)
+            sorted_runs["parametric"].append(oracle)
+        else:
+            require_oracle(run, oracle)
+            sorted_runs["oracle"].append(oracle)
+    if len({oracle.manifest.recipe_digest for oracle in oracles}) < len(oracles):
+        raise ValueError(
+            f"expected oracles of different training seeds, got {len(oracles)}, some of one seed"
+        )
+    if (processes := process_state().num_processes) > 1:
+        raise ValueError(f"a run is judged in one process so far, got {processes}")
+    return sorted_runs
+
+
+def _judged_images(run: RunFolder, deletion: Deletion, split: Split) -> JudgedImages:
+    """Choose the images that every model classifies."""
+    config, retained = run.classifier_config.evaluation, deletion.retained
+    if run.is_semi_parametric:
+        held = among(retained.ids, unique_ids(run.exemplar_folder().ids))
+        retained = retained.select(np.flatnonzero(held))
+    chosen = keyed_order(retained.ids, config.seed, "retained images")[: config.retained_images]
+    return JudgedImages(
+        deletion.images, retained.select(np.sort(chosen)), split.test, deletion.retained_classes
+    )
+
+
+def _own_states(
+    run: RunFolder, deletion: Deletion, images: JudgedImages
+) -> Iterator[tuple[str, tuple[dict[str, np.ndarray], ...]]]:
+    """Yield what the run predicts in the states that can be had: as it is, and before its deletions."""
+    prediction = run.classifier_config.prediction
+    pipeline = _load(run, prediction)
+    if not len(run.forgotten()):
+        yield "before", (images.classified_by(pipeline),)
+        return
+    assert isinstance(pipeline, SemiParametricPipeline), "nothing is deleted from a parametric run"
+    if _found(deletion) == len(run.forgotten()):
+        yield "before", (images.classified_by(_undeleted(run, pipeline, deletion.images)),)
+    if len(pipeline.bank):
+        yield "after", (images.classified_by(pipeline),)
+
+
+def _undeleted(
+    run: RunFolder, pipeline: SemiParametricPipeline, deleted: IndexedImages
+) -> SemiParametricPipeline:
+    """Return the classifier with the deleted images put back, in memory only."""
+    bank, folder = pipeline.bank, run.exemplar_folder()
+    back = encode_exemplars(pipeline.network, deleted, folder.image_shape[:2], "encode deleted images")
+    assert back.codes is not None
+    rows = Rows(
+        pixels=np.empty(len(bank) + len(back.ids), dtype=np.uint8),
+        labels=np.concatenate([bank.labels, back.labels]),
+        ids=np.concatenate([bank.ids, back.ids]),
+        codes=np.concatenate([bank.codes.reshape(len(bank), back.code_length), back.codes]),
+    )
+    core = run.classifier_config.core.mode
+    return SemiParametricPipeline(pipeline.network, rows, bank.class_names, core, pipeline.prediction)
+
+
+def _load(run: RunFolder, prediction: PredictionConfig) -> ClassificationPipeline:
+    """Load a run with the vote of the run that is judged, whatever its own recipe says."""
+    config = run.classifier_config
+    return load_classifier(run.model_path, config.model.kind, config.core.mode, prediction)
+
+
+def _found(deletion: Deletion) -> int:
+    """Return how many of the deleted images the source still holds."""
+    return len(unique_ids(deletion.images.ids))
+
+
+def _notes(
+    run: RunFolder,
+    retrained: dict[str, list[RunFolder]],
+    predictions: Predictions,
+    deletion: Deletion,
+    train: IndexedImages,
+) -> Iterator[str]:
+    """Yield what could not be compared, and why."""
+    trained_on = run.key.seal("data", run.split_core(train).digest)
+    if run.manifest.without is None and run.manifest.data_digest != trained_on:
+        yield "The source no longer holds the images that this run was trained on."
+    deleted = len(run.forgotten())
+    if not deleted:
+        return
+    if (found := _found(deletion)) < deleted:
+        yield (
+            f"The source holds {found} of the {deleted} deleted images: predictions before the deletion "
+            "cannot be had, and nothing is said about the other deleted images."
+        )
+    if "after" not in predictions.states:
+        yield "No exemplar is left, so that the run predicts nothing any more."
+    if not any(retrained.values()):
+        yield "No oracle was given: what retraining would have done is not known."
+    for state, remedy in (
+        ("oracle", "train a second oracle for the floor: --oracle-seeds 2"),
+        ("parametric", "train a second one of another seed for the floor, and name it with --oracle"),
+    ):
+        if len(retrained[state]) == 1:
+            yield f"One retrained model ({state}) gives no floor for the distances to it; {remedy}."
+    alike = [
+        oracle for runs in retrained.values() for oracle in runs if oracle.recipe.seed == run.recipe.seed
+    ]
+    if alike:
+        yield (
+            f"{', '.join(str(oracle.path) for oracle in alike)} and this run share the training seed, and so "
+            "the initial weights: their distance is smaller than that of other retrainings."
+        )
+    if single := [name for name, labels in predictions.labels.items() if len(labels) == 1]:
+        yield f"Distances need two images, and there is one in: {', '.join(single)}."
+
+
+def _protocol(
+    run: RunFolder, retrained: dict[str, list[RunFolder]], deletion: Deletion, images: JudgedImages
+) -> dict[str, object]:
+    config, names = run.classifier_config, run.manifest.class_names
+    sizes = {name: len(labels) for name, labels in images.labels.items()}
+    return {
+        "task": config.task,
+        "state": run.state_digest(),
+        "data": config.data.source,
+        "held_out_images": len(images.held_out),
+        "forgotten_classes": [names[label] for label in deletion.classes],
+        "deleted_images": len(images.forget),
+        "images": sizes,
+        "prediction": asdict(config.prediction),
+        "evaluation": asdict(config.evaluation),
+        "training_seed": config.seed,
+        "oracles": len(retrained["oracle"]),
+        "oracle_seeds": [oracle.recipe.seed for oracle in retrained["oracle"]],
+        "parametric_oracles": len(retrained["parametric"]),
+        "parametric_seeds": [oracle.recipe.seed for oracle in retrained["parametric"]],
+        "versions": software_versions(),
+        "standard_errors": "of the draw of images, as independent, for one model; of training seeds, on the "
+        "same images, where there are several; a definition says otherwise",
+    }

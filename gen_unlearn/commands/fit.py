@@ -1,0 +1,104 @@
+"""Fit models to images in memory: what a training needs, whatever becomes of the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from gen_unlearn.classifier_config import ClassifierRunConfig
+from gen_unlearn.commands.fit_classifier import ClassifierTraining, TrainedClassifier
+from gen_unlearn.commands.fit_generator import GeneratorTraining
+from gen_unlearn.config import Recipe, RunConfig
+from gen_unlearn.core import CoreSplit
+from gen_unlearn.data import IndexedImages
+from gen_unlearn.pipelines.sampling import GeneratorPipeline
+from gen_unlearn.runs import SavedModel
+from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
+
+
+class Training(Protocol):
+    """A model with fresh weights, and everything that its training needs."""
+
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+
+    def fit(self, checkpoints: CheckpointFolder | None, description: str) -> tuple[SavedModel, Progress]:
+        """Train; return the model, and the steps, seconds and loss it took.
+
+        The caller's random state is left alone. Raises `TrainingInterruptedError` on Ctrl-C.
+        """
+
+
+def fresh_training(config: Recipe, parts: CoreSplit, project: Path | None) -> Training:
+    """Set up the training of a recipe.
+
+    Args:
+        config: the recipe.
+        parts: what weights are fit on, and what can be deleted.
+        project: folder of trackers' logs.
+
+    Raises:
+        ValueError: the recipe does not fit the images, or there are several processes.
+    """
+    accelerator = _accelerator(config, project)
+    if isinstance(config, RunConfig):
+        return GeneratorTraining.of(config, parts, accelerator)
+    return ClassifierTraining.of(config, parts, accelerator)
+
+
+def fit(
+    config: RunConfig,
+    data: IndexedImages,
+    exemplars: IndexedImages | None = None,
+    checkpoints: CheckpointFolder | None = None,
+    description: str = "train",
+) -> tuple[GeneratorPipeline, Progress]:
+    """Fit a generator to `data`; return its pipeline, and the steps, seconds and loss it took.
+
+    The result is a function of the recipe and of the images. Raises `TrainingInterruptedError` on Ctrl-C.
+
+    Args:
+        config: the recipe; its `core` section does not matter here.
+        data: what the weights are fit on.
+        exemplars: what the pipeline looks at afterwards, if that is something else.
+        checkpoints: where resume points go; `None` for none.
+        description: shown before the progress bar.
+    """
+    parts = CoreSplit(data, data if exemplars is None else exemplars)
+    accelerator = _accelerator(config, None if checkpoints is None else checkpoints.path.parent)
+    return GeneratorTraining.of(config, parts, accelerator).fit(checkpoints, description)
+
+
+def fit_classifier(
+    config: ClassifierRunConfig,
+    data: IndexedImages,
+    exemplars: IndexedImages | None = None,
+    checkpoints: CheckpointFolder | None = None,
+    description: str = "train",
+) -> tuple[TrainedClassifier, Progress]:
+    """Fit a classifier to `data`, as `fit` does a generator."""
+    parts = CoreSplit(data, data if exemplars is None else exemplars)
+    accelerator = _accelerator(config, None if checkpoints is None else checkpoints.path.parent)
+    return ClassifierTraining.of(config, parts, accelerator).fit(checkpoints, description)
+
+
+def _accelerator(config: Recipe, project: Path | None) -> Accelerator:
+    """Return devices, precision and trackers of a training, in one process."""
+    AcceleratorState._reset_state()  # Each run has its own precision.
+    accumulation = config.training.gradient_accumulation_steps if isinstance(config, RunConfig) else 1
+    accelerator = Accelerator(
+        mixed_precision=config.training.mixed_precision,
+        gradient_accumulation_steps=accumulation,
+        log_with=config.training.log_with,
+        project_dir=project,
+    )
+    if accelerator.num_processes > 1:
+        raise ValueError(f"training runs in one process so far, got {accelerator.num_processes}")
+    if config.training.log_with is not None:
+        accelerator.init_trackers("gen_unlearn", {"recipe": config.digest, "seed": config.seed})
+    return accelerator

@@ -1,0 +1,164 @@
+"""The training of a classifier, from fresh weights to its exemplars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from gen_unlearn.classifier_config import ClassifierRunConfig
+from gen_unlearn.core import CoreSplit
+from gen_unlearn.data import IndexedImages
+from gen_unlearn.exemplar_keys import encode_exemplars, save_exemplars
+from gen_unlearn.models.classifier import (
+    ClassifierNetwork,
+    ParametricClassifier,
+    SemiParametricClassifier,
+    build_classifier,
+)
+from gen_unlearn.processes import process_state
+from gen_unlearn.repro import derive_seed
+from gen_unlearn.run_paths import RunPaths
+from gen_unlearn.runs import RunFolder
+from gen_unlearn.shards import Rows
+from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
+from gen_unlearn.training.classification import ClassifierTrainingConfig, train_classifier
+from gen_unlearn.training.classification_batches import (
+    Augmentation,
+    BatchMates,
+    ClassificationBatches,
+    SupportSampling,
+)
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A trained network with its exemplars.
+
+    Attributes:
+        network: the network, in evaluation mode.
+        exemplars: what votes, with pictures and keys; `None` of a parametric network.
+        class_names: names of all classes.
+        decoded_size: ``(height, width)`` of the images that the ids stand for.
+    """
+
+    network: ClassifierNetwork
+    exemplars: Rows | None
+    class_names: tuple[str, ...]
+    decoded_size: tuple[int, int]
+
+    def save_pretrained(self, save_directory: Path, /) -> None:
+        """Save the network and its exemplars to a folder."""
+        self.network.save_pretrained(save_directory / RunPaths.classifier_name)
+        if self.exemplars is not None:
+            self.save_exemplars(save_directory / RunPaths.exemplars_name)
+
+    def save_exemplars(self, folder: Path) -> None:
+        """Save the exemplars alone to a folder.
+
+        Raises:
+            ValueError: a parametric network, which has none.
+        """
+        if self.exemplars is None:
+            raise ValueError("expected a semi-parametric classifier, got a parametric one, without exemplars")
+        save_exemplars(self.exemplars, self.class_names, self.decoded_size, folder)
+
+
+@dataclass(frozen=True)
+class ClassifierTraining:
+    """Everything that the training of a classifier needs, with fresh weights."""
+
+    config: ClassifierRunConfig
+    network: ClassifierNetwork
+    batches: ClassificationBatches
+    deletable: IndexedImages
+    accelerator: Accelerator
+
+    @classmethod
+    def of(
+        cls, config: ClassifierRunConfig, parts: CoreSplit, accelerator: Accelerator
+    ) -> ClassifierTraining:
+        """Set up the training of a recipe.
+
+        Raises:
+            ValueError: the batches are too large for the images, or the encoder is not where the recipe says.
+        """
+        training, data = config.training, parts.core
+        voting = config.model.kind == "semi-parametric"
+        if voting and training.exemplars == "sampled" and 2 * training.batch_size > len(data):
+            raise ValueError(
+                f"batch_size ({training.batch_size}) must be at most half of the {len(data)} images that "
+                f"the weights are fit on: no image of a step serves as an exemplar in it"
+            )
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(derive_seed(config.seed, "weights"))
+            network = build_classifier(config.model, data.image_shape, len(data.class_names))
+        if training.encoder_run is not None:
+            _take_over_encoder(network, Path(training.encoder_run).expanduser())
+        batches = ClassificationBatches(
+            data=data,
+            batch_size=training.batch_size,
+            steps=training.steps,
+            seed=config.seed,
+            augmentation=Augmentation(training.shift, training.horizontal_flip),
+            exemplars=_exemplars_of_steps(training) if voting else None,
+        )
+        return cls(config, network, batches, parts.deletable, accelerator)
+
+    def fit(
+        self, checkpoints: CheckpointFolder | None, description: str
+    ) -> tuple[TrainedClassifier, Progress]:
+        """Train, then encode the exemplars; return both, and the steps, seconds and loss it took."""
+        config, data, network = self.config, self.deletable, self.network
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(derive_seed(config.seed, "dropout", self.accelerator.process_index))
+            progress = train_classifier(
+                network, self.batches, config.training, self.accelerator, checkpoints, description
+            )
+        self.accelerator.end_training()
+        network.eval()
+        size, exemplars = data.image_shape[:2], None
+        if isinstance(network, SemiParametricClassifier):
+            side = config.model.exemplar_size
+            exemplars = encode_exemplars(network, data, size if side is None else (side, side))
+        return TrainedClassifier(network, exemplars, data.class_names, size), progress
+
+
+def _exemplars_of_steps(training: ClassifierTrainingConfig) -> SupportSampling | BatchMates:
+    if training.exemplars == "batch":
+        return BatchMates()
+    return SupportSampling(*training.support_per_class)
+
+
+def encode_again(run: RunFolder, data: IndexedImages) -> TrainedClassifier:
+    """Return the trained network of a run with `data` as its exemplars.
+
+    Raises:
+        ValueError: the run is no semi-parametric classifier.
+    """
+    folder = run.exemplar_folder()
+    network = SemiParametricClassifier.from_pretrained(run.classifier_path, local_files_only=True)
+    network = network.to(process_state().device).eval()
+    rows = encode_exemplars(network, data, folder.image_shape[:2])
+    return TrainedClassifier(network, rows, folder.class_names, folder.decoded_size)
+
+
+def _take_over_encoder(network: ClassifierNetwork, path: Path) -> None:
+    """Load the encoder of a trained parametric run and freeze it.
+
+    Raises:
+        ValueError: the run is no parametric classifier, or its encoder is another one.
+    """
+    run = RunFolder.open(path)
+    if run.classifier_config.model.kind != "parametric":
+        raise ValueError(f"expected a parametric run as training.encoder_run, got {path}")
+    trained = ParametricClassifier.from_pretrained(run.classifier_path, local_files_only=True)
+    if trained.config.architecture != network.config.architecture:
+        raise ValueError(
+            f"expected an encoder {network.config.architecture}, got {trained.config.architecture} in "
+            f"{path}; use the same model.encoder"
+        )
+    network.encoder.load_state_dict(trained.encoder.state_dict())
+    network.encoder.requires_grad_(False)

@@ -1,0 +1,90 @@
+"""What a run keeps on record: manifest, ledger, receipts, and lists of ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from gen_unlearn.exemplar_folder import ExemplarFolder
+from gen_unlearn.ledger import Ledger
+from gen_unlearn.manifest import RunManifest
+from gen_unlearn.receipts import DeletionReceipt
+from gen_unlearn.repro import ids_from_hex
+from gen_unlearn.run_paths import RunPaths
+from gen_unlearn.sealing import RunKey, Tombstones
+from gen_unlearn.shards import sha256
+
+
+@dataclass(frozen=True)
+class RunRecords(RunPaths):
+    """The records of a run, read when they are asked for."""
+
+    @cached_property
+    def key(self) -> RunKey:
+        """The secret key."""
+        return RunKey.from_file(self.key_path)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger as it is on disk now."""
+        return Ledger.read(self.ledger_path, self.key)
+
+    @property
+    def manifest(self) -> RunManifest:
+        """The manifest as it is on disk now."""
+        return RunManifest.from_file(self.manifest_path)
+
+    def unchanging_files(self) -> dict[str, str]:
+        """Return the SHA-256, by path in the run, of every file of the state that no deletion changes."""
+        state = [self.recipe_path, self.manifest_path, self.held_out_path, self.core_path, self.without_path]
+        model = (path for path in self.model_path.rglob("*") if self.exemplars_path not in path.parents)
+        files = [path for path in (*state, *model) if path.is_file()]
+        return {path.relative_to(self.path).as_posix(): sha256(path.read_bytes()) for path in sorted(files)}
+
+    @property
+    def held_out_ids(self) -> np.ndarray:
+        """The ids that are held out for testing, uint8 ``(n, 16)``."""
+        return _read_ids(self.held_out_path)
+
+    @property
+    def core_ids(self) -> np.ndarray:
+        """The ids of a public core, uint8 ``(n, 16)``; none of a joint one, where all are deletable."""
+        return _read_ids(self.core_path)
+
+    def receipts(self) -> list[DeletionReceipt]:
+        """Return all receipts, oldest first; they are sealed."""
+        names = (entry.receipt for entry in self.ledger.entries if entry.receipt is not None)
+        return [DeletionReceipt.from_file(self.receipts_path / name) for name in names]
+
+    def without(self) -> Tombstones | None:
+        """Return what an oracle is trained without, or `None`."""
+        return Tombstones.from_file(self.without_path, self.key) if self.without_path.exists() else None
+
+    def forgotten(self) -> Tombstones:
+        """Return the tombstones of everything that was deleted from this run."""
+        return self.ledger.tombstones
+
+    def require_own_state(self, exemplars: ExemplarFolder, ledger: Ledger) -> None:
+        """Check that recipe, lists and exemplars are those of the ledger, before a change builds on them.
+
+        Raises:
+            ValueError: one of them was edited, or the ledger was cut back.
+        """
+        expected = ledger.entries[0].files or {}
+        paths = [self.recipe_path, self.manifest_path, self.held_out_path, self.core_path, self.without_path]
+        for path in paths:
+            if expected.get(path.name) != (sha256(path.read_bytes()) if path.exists() else None):
+                raise ValueError(f"{path} was changed since the training; nothing was changed; put it back")
+        if not ledger.entries[-1].describes(exemplars.digest, self.key):
+            raise ValueError(
+                f"the exemplars of {self.path} are not in the state that the ledger's last entry describes; "
+                f"nothing was changed; see: gen-unlearn verify {self.path}"
+            )
+
+
+def _read_ids(path: Path) -> np.ndarray:
+    """Read one hexadecimal id per line; a missing file holds none."""
+    return ids_from_hex(path.read_text(encoding="utf-8").split() if path.exists() else [])

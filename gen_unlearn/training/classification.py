@@ -1,0 +1,221 @@
+"""Train a classifier: one loop for the semi-parametric model and for its parametric reference."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from gen_unlearn.models.classifier import ClassifierNetwork, ParametricClassifier, SemiParametricClassifier
+from gen_unlearn.models.voting import class_mean_vote, exemplar_vote
+from gen_unlearn.progress import progress_bar
+from gen_unlearn.training.checkpoint import (
+    CheckpointFolder,
+    Progress,
+    TrainingInterruptedError,
+    interrupts_deferred,
+)
+from gen_unlearn.training.classification_batches import ClassificationBatch, ClassificationBatches
+from gen_unlearn.training.schedule import learning_rate
+
+_LOG_STEPS = 50
+_LOSS_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class ClassifierTrainingConfig:
+    """How a classifier is trained.
+
+    Attributes:
+        images: images shown in all, rounded up to whole steps; exemplars are not counted.
+        batch_size: images of one step.
+        optimizer: ``"adamw"``, or ``"sgd"`` with momentum 0.9 and Nesterov's step.
+        learning_rate: peak of the learning rate.
+        warmup_images: images over which it rises linearly; it then falls to 0 by a cosine.
+        weight_decay: decoupled for AdamW, added to the gradient for SGD.
+        max_grad_norm: the gradient is scaled down to this norm.
+        vote: who votes in training: ``"prototypes"``, the mean key of each class, or ``"exemplars"``.
+        exemplars: what votes in a step: ``"batch"``, the other images of the step, which costs nothing, or
+            ``"sampled"``, further images of every class, as in the paper.
+        support_per_class: least and greatest number of sampled exemplars per class and step.
+        shift: greatest random shift of images per axis, in pixels.
+        horizontal_flip: mirror images at random.
+        encoder_run: folder of a trained parametric run whose encoder is taken over and frozen, so that only
+            the fusion is trained; `None` trains everything.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+        checkpoint_images: images between two resume points.
+        dataloader_workers: processes that decode images.
+        log_with: tracker, such as ``"tensorboard"`` or ``"wandb"``; `None` for none.
+    """
+
+    images: int = 60_000
+    batch_size: int = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 3e-3
+    warmup_images: int = 3_000
+    weight_decay: float = 0.05
+    max_grad_norm: float = 5.0
+    vote: Literal["prototypes", "exemplars"] = "prototypes"
+    exemplars: Literal["batch", "sampled"] = "batch"
+    support_per_class: tuple[int, int] = (1, 32)
+    shift: int = 0
+    horizontal_flip: bool = False
+    encoder_run: str | None = None
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    checkpoint_images: int = 500_000
+    dataloader_workers: int = 0
+    log_with: str | None = None
+
+    def __post_init__(self) -> None:
+        smallest, largest = self.support_per_class
+        if not 1 <= smallest <= largest:
+            raise ValueError(
+                f"support_per_class must be [least, greatest] from 1 up, got {[smallest, largest]}"
+            )
+        for name in ("images", "batch_size", "checkpoint_images"):
+            if self.__dict__[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {self.__dict__[name]}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        for name in ("warmup_images", "weight_decay", "max_grad_norm", "shift", "dataloader_workers"):
+            if self.__dict__[name] < 0:
+                raise ValueError(f"{name} must be at least 0, got {self.__dict__[name]}")
+
+    @property
+    def steps(self) -> int:
+        """Number of optimiser steps."""
+        return math.ceil(self.images / self.batch_size)
+
+
+class ClassificationLoss(nn.Module):
+    """The loss of a step: cross-entropy of logits, or of the vote of the step's exemplars.
+
+    Attributes:
+        network: what is trained.
+        vote: who votes, see `ClassifierTrainingConfig`.
+        num_classes: number of classes.
+    """
+
+    def __init__(self, network: ClassifierNetwork, vote: str, num_classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.vote = vote
+        self.num_classes = num_classes
+
+    def forward(self, batch: ClassificationBatch) -> Tensor:
+        """Return the mean over images; those of a class that the step has no exemplar of do not count."""
+        if isinstance(self.network, ParametricClassifier):
+            return F.cross_entropy(self.network(batch.images).float(), batch.labels)
+        allowed = batch.allowed | ~batch.allowed.any(dim=1, keepdim=True)
+        log_probabilities = self._vote(self.network, batch, allowed)
+        known = (batch.allowed & (batch.support_labels == batch.labels[:, None])).any(dim=1)
+        losses = -log_probabilities.gather(1, batch.labels[:, None]).squeeze(1)
+        return torch.where(known, losses, 0.0).sum() / known.sum().clamp_min(1)
+
+    def _vote(self, network: SemiParametricClassifier, batch: ClassificationBatch, allowed: Tensor) -> Tensor:
+        """Return log-probabilities ``(batch, classes)``; images and exemplars pass the encoder together."""
+        features = network.encoder(torch.cat([batch.images, batch.support]))
+        asking = features[: len(batch.images)]
+        keys = network.keys(features[len(batch.images) :] if len(batch.support) else asking)
+        vote = class_mean_vote if self.vote == "prototypes" else exemplar_vote
+        queries, gate = network.queries(asking), network.experts(asking)
+        with torch.autocast(queries.device.type, enabled=False):  # Half precision is too coarse for scores.
+            return vote(queries, keys, batch.support_labels, self.num_classes, gate, allowed)
+
+
+def train_classifier(
+    network: ClassifierNetwork,
+    batches: ClassificationBatches,
+    config: ClassifierTrainingConfig,
+    accelerator: Accelerator,
+    checkpoints: CheckpointFolder | None = None,
+    description: str = "train",
+) -> Progress:
+    """Train a classifier in place. Continues from the newest resume point, exactly as if it had not stopped.
+
+    Args:
+        network: what to train; parameters that need no gradient stay as they are, and an encoder that has
+            no others stays in evaluation mode.
+        batches: what each step sees.
+        config: hyper-parameters.
+        accelerator: device, precision and trackers.
+        checkpoints: where resume points go; `None` for none.
+        description: shown before the progress bar.
+
+    Returns:
+        Steps, seconds and mean loss at the end, interrupted parts included.
+
+    Raises:
+        TrainingInterruptedError: Ctrl-C; a resume point was written if there is a place for it.
+    """
+    objective = ClassificationLoss(network, config.vote, len(batches.data.class_names))
+    wrapped, optimizer = accelerator.prepare(objective, build_optimizer(network, config))
+    done = checkpoints.resume(accelerator) if checkpoints is not None else Progress()
+    total = config.steps * config.batch_size
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(done.step, len(batches)),
+        num_workers=config.dataloader_workers,
+        generator=torch.Generator(),  # Its own, so that resuming draws nothing from the global one.
+    )
+    step, started = done.step, time.perf_counter()
+    mean_loss = torch.tensor(done.loss, device=accelerator.device)
+    wrapped.train()
+    if not any(parameter.requires_grad for parameter in network.encoder.parameters()):
+        network.encoder.eval()
+
+    bar = progress_bar(total, description, initial=step * config.batch_size)
+    with interrupts_deferred() as stop, bar:
+        for host_batch in loader:
+            rate = learning_rate(config, step * config.batch_size)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = wrapped(host_batch.to(accelerator.device))
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+
+            step += 1
+            bar.update(config.batch_size)
+            mean_loss = torch.where(
+                mean_loss.isnan(), loss.detach(), mean_loss.lerp(loss.detach(), _LOSS_SHARE)
+            )
+            if step % _LOG_STEPS == 0:
+                bar.set_postfix(loss=f"{mean_loss.item():.4f}")
+                accelerator.log({"loss": mean_loss.item(), "lr": rate}, step)
+            images = step * config.batch_size
+            due = (
+                images // config.checkpoint_images > (images - config.batch_size) // config.checkpoint_images
+            )
+            done = Progress(step, done.seconds + time.perf_counter() - started, done.loss)
+            started = time.perf_counter()
+            if checkpoints is not None and (stop.made or due):
+                done = replace(done, loss=mean_loss.item())
+                checkpoints.save(accelerator, done)
+            if stop.made:
+                raise TrainingInterruptedError(images, total)
+
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+    network.eval()
+    return replace(done, loss=mean_loss.item())
+
+
+def build_optimizer(network: nn.Module, config: ClassifierTrainingConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of the parameters that need gradients; biases and norms do not decay."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, config.learning_rate, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, config.learning_rate)
