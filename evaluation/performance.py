@@ -14,15 +14,16 @@ import json
 import platform
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
+from evaluation.classifier_speed import classifier_rows
+from evaluation.timing import Row, seconds_of
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.forget import forget
 from gen_unlearn.config import RunConfig, load_config
@@ -58,32 +59,13 @@ ROOT = Path(__file__).parent
 MEASURED = 10_000
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; `target` is the greatest value that meets it, if there is one."""
-
-    work: str
-    compared_with: str
-    value: float
-    spread: float
-    unit: str
-    target: float | None
-
-    def __str__(self) -> str:
-        measured = f"{self.value:.3g} ± {self.spread:.2g}{self.unit}"
-        target = ""
-        if self.target is not None:
-            verdict = "met" if self.value <= self.target else "missed"
-            target = f"target {self.target:g}{self.unit} {verdict}"
-        return f"{self.work:<62} {self.compared_with:<34} {measured:>18}  {target}"
-
-
 def main() -> None:
     """Measure every row, print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9, help="timed pairs of each row")
     parser.add_argument("--result", type=Path, default=ROOT / "results" / "performance.json")
-    parser.add_argument("--only", choices=["models", "deletion", "measures"], help="time this part alone")
+    kinds = ["models", "deletion", "measures", "classifiers"]
+    parser.add_argument("--only", choices=kinds, help="time this part alone")
     arguments = parser.parse_args()
     config = load_config(ROOT.parent / "configs" / "digits_spm.yaml")
     data = load_split(config.data).train
@@ -99,6 +81,7 @@ def main() -> None:
             *disk_rows(config, 1_000_000, few),
         ],
         "measures": lambda: measure_rows(few),
+        "classifiers": lambda: classifier_rows(few),
     }
     chosen = [arguments.only] if arguments.only else list(parts)
     rows = [row for part in chosen for row in parts[part]()]
@@ -160,7 +143,7 @@ def training_row(config: RunConfig, data: IndexedImages, repeats: int) -> Row:
     def seconds(kind: str, conditioning: Conditioning) -> float:
         model = build_denoiser(replace(config.model, kind=kind), data.image_shape, classes)
         batches = DiffusionBatches(data, conditioning, training.batch_size, steps, 1000, config.seed)
-        return _seconds(
+        return seconds_of(
             lambda: train_diffusion(model, config.noise.build(), batches, training, accelerator, None, kind)
         )
 
@@ -213,7 +196,7 @@ def disk_rows(config: RunConfig, count: int, repeats: int) -> list[Row]:
             for _ in range(max(2, repeats * 2 // 3) if size > 1 else repeats):
                 leaving, order = order[:size], order[size:]
                 before = set(run.exemplars_path.iterdir())
-                took = _seconds(lambda leaving=leaving: forget(run, ForgetSet(ids[leaving], "performance")))
+                took = seconds_of(lambda leaving=leaving: forget(run, ForgetSet(ids[leaving], "performance")))
                 milliseconds.append(1000 * took)
                 written.append(
                     sum(path.stat().st_size for path in set(run.exemplars_path.iterdir()) - before)
@@ -247,7 +230,7 @@ def measure_rows(repeats: int) -> list[Row]:
     }
     rows = []
     for name, measure in measures.items():
-        ratio = median_ratio([(_seconds(measure), _seconds(extract)) for _ in range(repeats)])
+        ratio = median_ratio([(seconds_of(measure), seconds_of(extract)) for _ in range(repeats)])
         work = f"{name}, {MEASURED:,} against {MEASURED:,} images"
         rows.append(Row(work, "extracting 64 random features", ratio.value, ratio.standard_error, "x", None))
     return rows
@@ -266,12 +249,6 @@ def _run_of_noise(config: RunConfig, count: int, path: Path) -> tuple[RunFolder,
     run = RunFolder.create(path, config, manifest)
     run.complete_training(pipeline, TrainingRecord(0.0, 0, 0.0, 0, weights_digest(pipeline)))
     return run, data.ids
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -1,0 +1,169 @@
+"""The speed of the semi-parametric classifier: predictions, deletions, and the size of ImageNet."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.timing import Row, seconds_of
+from gen_unlearn.classifier_config import ClassifierRunConfig
+from gen_unlearn.commands.fit_classifier import TrainedClassifier
+from gen_unlearn.commands.forget import forget
+from gen_unlearn.config import load_recipe
+from gen_unlearn.forget import ForgetSet
+from gen_unlearn.key_bank import KeyBank, encode_keys
+from gen_unlearn.manifest import RunManifest, TrainingRecord
+from gen_unlearn.metrics.cost import median_ratio
+from gen_unlearn.metrics.estimate import Estimate
+from gen_unlearn.models.classifier import ClassifierConfig, SemiParametricClassifier, build_classifier
+from gen_unlearn.models.encoders import EncoderConfig
+from gen_unlearn.pipelines.classification import PredictionConfig, SemiParametricPipeline, Vote
+from gen_unlearn.repro import digest_state, id_keys, numpy_generator
+from gen_unlearn.runs import RunFolder
+from gen_unlearn.shards import Rows
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+CIFAR, IMAGENET = 50_000, 1_281_167
+VOTES: dict[str, Vote] = {"SPM-C": "prototypes", "SPM-R, 32 neighbours": "exemplars"}
+_LOADING = (
+    "import sys; from pathlib import Path; from gen_unlearn.runs import RunFolder; "
+    "RunFolder.open(Path(sys.argv[1])).load_classifier()"
+)
+
+
+def classifier_rows(repeats: int) -> list[Row]:
+    """Time everything that concerns classifiers."""
+    return [*_prediction_rows(repeats), *_deletion_rows(repeats), *_imagenet_rows(repeats)]
+
+
+def _prediction_rows(repeats: int) -> list[Row]:
+    """Compare a prediction by vote with the linear layer of the same encoder, fresh weights in both."""
+    encoders = {
+        "ResNet-18": ("cifar10_spm_classifier.yaml", 32),
+        "the small encoder": ("cifar10_small_spm_classifier.yaml", 256),
+    }
+    rows = []
+    for name, (recipe, batch) in encoders.items():
+        config = _recipe(recipe).model
+        voting = build_classifier(config, (32, 32, 3), 10)
+        assert isinstance(voting, SemiParametricClassifier)
+        exemplars = _noise(CIFAR, (1, 1, 1), 10, config)
+        names = tuple(map(str, range(10)))
+        pipeline = SemiParametricPipeline(voting, exemplars, names, "joint", PredictionConfig())
+        plain = build_classifier(replace(config, kind="parametric"), (32, 32, 3), 10).eval()
+        images = torch.rand(batch, 3, 32, 32) * 2 - 1
+        for label, vote in VOTES.items():
+            pipeline.prediction = PredictionConfig(vote)
+            ratio = _cost_ratio(pipeline.log_probabilities, plain, images, 3 * repeats)
+            title = f"prediction by {label}, {CIFAR:,} exemplars, {name}"
+            rows.append(Row(title, "its parametric network", ratio.value, ratio.standard_error, "x", 1.2))
+    return rows
+
+
+@torch.inference_mode()
+def _cost_ratio(
+    work: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], images: Tensor, pairs: int
+) -> Estimate:
+    """Time two ways to classify the same images, in turns; the first time of either does not count."""
+    times = [
+        (seconds_of(lambda: work(images)), seconds_of(lambda: reference(images))) for _ in range(pairs + 1)
+    ]
+    return median_ratio(times[1:])
+
+
+def _deletion_rows(repeats: int) -> list[Row]:
+    """Time deletions from exemplars that serve, receipt included."""
+    config = _recipe("cifar10_spm_classifier.yaml").model
+    exemplars = _noise(CIFAR, (1, 1, 1), 10, config)
+    assert exemplars.codes is not None
+    codes = exemplars.codes.reshape(CIFAR, config.experts, config.key_dim)
+    names = tuple(map(str, range(10)))
+    rows = []
+    for count, target in ((1, 1.0), (500, 10.0), (5000, 100.0)):
+        found = []
+        for repeat in range(repeats):
+            bank = KeyBank(codes, exemplars.labels, exemplars.ids, names)
+            _ = bank.prototypes, bank.keys
+            bank.delete(ForgetSet(exemplars.ids[:1], "a first one, that the memory is in use"))
+            chosen = numpy_generator(repeat, "speed").choice(np.arange(1, CIFAR), count, replace=False)
+            request = ForgetSet(exemplars.ids[chosen], "speed")
+            found.append(1000 * seconds_of(lambda bank=bank, request=request: bank.delete(request)))
+        title = f"deletion of {count:,} of {CIFAR:,} from a serving classifier"
+        rows.append(Row(title, "", float(np.median(found)), float(np.std(found)), " ms", target))
+    return rows
+
+
+def _imagenet_rows(repeats: int) -> list[Row]:
+    """Time and weigh a classifier with as many exemplars as ImageNet has, of noise."""
+    config = _recipe("imagenet_spm_classifier.yaml")
+    names = tuple(map(str, range(1000)))
+    with tempfile.TemporaryDirectory() as folder:
+        small = replace(config, model=replace(config.model, encoder=EncoderConfig(width=8)))
+        exemplars = _noise(IMAGENET, (32, 32, 3), len(names), config.model)
+        network = build_classifier(small.model, (224, 224, 3), len(names))
+        path = Path(folder) / "run"
+        run = RunFolder.create(path, small, RunManifest(small.digest, "noise", names, (224, 224, 3)))
+        record = TrainingRecord(0.0, 0, 0.0, 0, digest_state(network.state_dict()))
+        run.complete_training(TrainedClassifier(network, exemplars, names, (224, 224)), record)
+        ids, labels = exemplars.ids, exemplars.labels
+        del exemplars
+        opened = RunFolder.open(path)
+        rows = []
+        for title, wanted in (("1", [[row] for row in range(repeats)]), ("a class", range(repeats))):
+            found = []
+            for chosen in wanted:
+                request = ForgetSet(ids[chosen] if title == "1" else ids[labels == 100 + chosen], "speed")
+                found.append(seconds_of(lambda request=request: forget(opened, request)))
+            row = f"deletion of {title} of {IMAGENET:,} on disk, flushed"
+            rows.append(Row(row, "", float(np.median(found)), float(np.std(found)), " s", None))
+        seconds, gigabytes = _load_in_another_process(path)
+        rows.append(Row(f"loading {IMAGENET:,} exemplars", "", seconds, 0.0, " s", None))
+        rows.append(Row("memory of the process that did", "", gigabytes, 0.0, " GB", None))
+        return rows
+
+
+def _load_in_another_process(run: Path) -> tuple[float, float]:
+    """Return the seconds that loading a run takes, and the most memory in gigabytes."""
+
+    def load() -> None:
+        nonlocal memory
+        child = subprocess.Popen([sys.executable, "-c", _LOADING, str(run)])
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        assert child.returncode == 0
+        memory = usage.ru_maxrss / 2**20
+
+    memory = 0.0
+    return seconds_of(load), memory
+
+
+def _noise(count: int, picture: tuple[int, int, int], classes: int, config: ClassifierConfig) -> Rows:
+    """Return exemplars with random pictures, ids and keys."""
+    draws = numpy_generator(0, "noise", count)
+    ids = draws.integers(0, 256, (count, 16), dtype=np.uint8)
+    ids = ids[np.argsort(id_keys(ids))]
+    pixels = draws.integers(0, 256, (count, *picture), dtype=np.uint8)
+    length = config.experts * config.key_dim
+    codes = np.empty((count, length), dtype=np.int16)
+    generator = torch.Generator().manual_seed(0)
+    for start in range(0, count, 2**16):
+        part = codes[start : start + 2**16]
+        keys = torch.randn(len(part), config.experts, config.key_dim, generator=generator)
+        keys = torch.nn.functional.normalize(keys, dim=2) * config.key_dim**0.5
+        part[:] = encode_keys(keys).reshape(len(part), length)
+    return Rows(pixels, draws.integers(0, classes, count), ids, codes)
+
+
+def _recipe(name: str) -> ClassifierRunConfig:
+    config = load_recipe(CONFIGS / name)
+    assert isinstance(config, ClassifierRunConfig)
+    return config
