@@ -98,8 +98,9 @@ def measure(
     config: ClassifierRunConfig, out: Path, seeds: Sequence[int], requests: Sequence[str]
 ) -> dict[str, Any]:
     """Train, delete, unlearn and compare; return everything that was found, by what was deleted."""
-    reference = replace(config, model=replace(config.model, kind="parametric"))
-    kinds = {"voting": config, "parametric": reference} if config.core.mode == "joint" else {"voting": config}
+    kinds = {"voting": config}
+    if config.core.mode == "joint":
+        kinds["parametric"] = replace(config, model=replace(config.model, kind="parametric"))
     found: dict[str, Any] = {}
     for request in requests:
         runs = {

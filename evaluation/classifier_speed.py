@@ -16,8 +16,8 @@ from torch import Tensor
 
 from evaluation.timing import Row, seconds_of
 from gen_unlearn.classifier_config import ClassifierRunConfig
-from gen_unlearn.commands.fit_classifier import TrainedClassifier
 from gen_unlearn.commands.forget import forget
+from gen_unlearn.commands.trained_classifier import TrainedClassifier
 from gen_unlearn.config import load_recipe
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.key_bank import KeyBank, encode_keys

@@ -76,6 +76,15 @@ class ClassifierRunConfig:
             )
 
     @property
+    def starts_from(self) -> tuple[str, str] | None:
+        """What the encoder's first weights come from: the key of the recipe and its value, or `None`."""
+        if self.training.encoder_run is not None:
+            return "training.encoder_run", self.training.encoder_run
+        if self.model.encoder.weights is not None:
+            return "model.encoder.weights", self.model.encoder.weights
+        return None
+
+    @property
     def digest(self) -> str:
         """SHA-256 of everything that decides the trained model: data, model, core, training, seed."""
         fields = dataclasses.asdict(self)

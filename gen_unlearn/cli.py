@@ -68,7 +68,7 @@ def train(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a generator, or its oracle."""
+    """Train a generator or a classifier, or an oracle of it."""
     from gen_unlearn.commands.train import deleted_from, describe
     from gen_unlearn.commands.train import train as train_run
     from gen_unlearn.config import load_recipe

@@ -52,7 +52,10 @@ def forget(
     ] = False,
     keep_comparison: Annotated[
         bool,
-        typer.Option("--keep-comparison", help="Keep samples and judge, to evaluate before against after."),
+        typer.Option(
+            "--keep-comparison",
+            help="Of a generator: keep samples and judge, to evaluate before against after.",
+        ),
     ] = False,
     reason: Annotated[str, typer.Option(help="Kept in the receipt.")] = "",
     wait: WaitOption = 30.0,

@@ -141,8 +141,9 @@ def _first_error(origin: str, error: ValidationError) -> str:
     """Say in one line what was wrong first."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
     given = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-    return f"{origin}: {place}: {first['msg']}{given}"
+    return ": ".join(part for part in (origin, place, f"{message}{given}") if part)
 
 
 def comparison_config(overrides: Sequence[str]) -> ComparisonConfig:

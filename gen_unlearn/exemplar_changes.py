@@ -6,12 +6,14 @@ A change is staged: its files are written and flushed beside the store, which st
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -129,13 +131,12 @@ def stage_addition(folder: ExemplarFolder, rows: Rows, staging: Path) -> StoreCh
     return listing.finish(staging, rows.labels, size)
 
 
-def save_store(rows: Rows, config: bytes, class_names: Sequence[str], path: Path) -> None:
+def save_store(rows: Rows, config: bytes, path: Path) -> None:
     """Write a whole store to a folder, in the place of a store that may be there.
 
     Args:
         rows: sorted by id and label.
         config: the content of `CONFIG`.
-        class_names: as in the configuration.
         path: the folder, made if missing.
 
     Raises:
@@ -147,7 +148,8 @@ def save_store(rows: Rows, config: bytes, class_names: Sequence[str], path: Path
     if foreign:
         raise ValueError(f"{path} holds files of something else: {first_few(foreign)}; choose another folder")
     shape = rows.pixels.shape[1:]
-    listing = _Listing(sha256(config), shape, class_names, shard_limit(shape, rows.code_length))
+    limit = shard_limit(shape, rows.code_length)
+    listing = _Listing(sha256(config), json.loads(config), limit)
     write_flushed(path / CONFIG, config)
     size = listing.replace([], [""], lambda _: rows, path)
     change = listing.finish(path, rows.labels, size)
@@ -193,12 +195,9 @@ class _Counts:
 class _Listing:
     """What a store will list: its shards, as far as a change may concern them, and groups that stay alone."""
 
-    def __init__(
-        self, config_sum: str, image_shape: Sequence[int], class_names: Sequence[str], limit: int
-    ) -> None:
+    def __init__(self, config_sum: str, config: Mapping[str, Any], limit: int) -> None:
         self.config_sum = config_sum
-        self.image_shape = image_shape
-        self.class_names = class_names
+        self.config = config
         self.limit = limit
         self.shards: dict[Piece, str] = {}
         self.groups: dict[Piece, str] = {}
@@ -207,7 +206,7 @@ class _Listing:
     @classmethod
     def of(cls, folder: ExemplarFolder) -> _Listing:
         """Take over what a store lists; the groups that were looked into are taken apart."""
-        listing = cls(folder.sums[CONFIG], folder.image_shape, folder.class_names, folder.limit)
+        listing = cls(folder.sums[CONFIG], folder.config, folder.limit)
         for piece in folder.top:
             if piece.prefix in folder.opened_groups:
                 listing.before.add(piece.name)
@@ -266,7 +265,7 @@ class _Listing:
             sums=sums,
             new=tuple(sorted(names - self.before)),
             obsolete=tuple(sorted(self.before - names)),
-            digest=store_digest(listed, self.image_shape, self.class_names),
+            digest=store_digest(listed, self.config),
             count=sum(piece.exemplars for piece in listed),
             changed_per_label={int(label): int(changed[label]) for label in np.flatnonzero(changed)},
             bytes_written=bytes_written + len(sums.encode()),

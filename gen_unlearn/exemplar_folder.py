@@ -21,6 +21,7 @@ from gen_unlearn.indexed_images import first_few, unique_ids
 from gen_unlearn.repro import among, ids_to_hex, image_ids
 from gen_unlearn.shards import (
     CONFIG,
+    INDEX_DIGITS,
     SUMS,
     Piece,
     Rows,
@@ -135,7 +136,7 @@ class ExemplarFolder:
     @property
     def digest(self) -> str:
         """The `store_digest` of this generation."""
-        return store_digest(self.top, self.image_shape, self.class_names)
+        return store_digest(self.top, self.config)
 
     def __len__(self) -> int:
         return sum(piece.exemplars for piece in self.top)
@@ -184,7 +185,7 @@ class ExemplarFolder:
         return Rows.joined([Rows.none((), self.code_length), *empty])
 
     def rows_of(self, shard: Piece) -> Rows:
-        """Read one shard, and check its SHA-256."""
+        """Read one shard, and check its SHA-256 and its name."""
         group = group_prefix(shard.prefix)
         expected = self.sums[shard.name] if group is None else self.group(group)[shard]
         path = self.path / shard.name
@@ -196,7 +197,7 @@ class ExemplarFolder:
         return self._require_named_so(shard, rows)
 
     def index_of(self, shard: Piece) -> Rows:
-        """Read ids and labels of one shard; the rows have no pixels."""
+        """Read ids and labels of one shard, which its name tells; the rows have no pixels and no codes."""
         path = self.path / shard.name
         try:
             with safe_open(path, framework="numpy") as file:
@@ -206,7 +207,7 @@ class ExemplarFolder:
         except SafetensorError as error:
             raise ValueError(f"{path} is not a shard of exemplars: {error}") from error
         rows = Rows(np.empty(len(ids), np.uint8), labels, ids).checked(str(path))
-        return self._require_named_so(shard, rows)
+        return self._require_named_so(shard, rows, INDEX_DIGITS)
 
     @property
     def opened_groups(self) -> Collection[str]:
@@ -289,9 +290,9 @@ class ExemplarFolder:
                 f"stand for: {first_few(ids_to_hex(rows.ids[wrong]))}"
             )
 
-    def _require_named_so(self, shard: Piece, rows: Rows) -> Rows:
-        """Return the rows of a shard if they are what its name says, with labels that there are."""
-        if Piece.of_rows(shard.prefix, rows) != shard:
+    def _require_named_so(self, shard: Piece, rows: Rows, digits: int | None = None) -> Rows:
+        """Return rows if they are what the first digits of the name say, with labels that there are."""
+        if Piece.of_rows(shard.prefix, rows) != shard._replace(digest=shard.digest[:digits]):
             raise ValueError(f"{self.path / shard.name} does not hold what its name says")
         if not ((rows.labels >= 0) & (rows.labels < len(self.class_names))).all():
             raise ValueError(f"{self.path / shard.name} has labels of no class")

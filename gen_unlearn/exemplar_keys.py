@@ -89,4 +89,4 @@ def save_exemplars(
         "decoded_size": list(decoded_size),
     }
     text = json.dumps({"_class_name": "KeyedExemplars", **config}, indent=2, sort_keys=True) + "\n"
-    save_store(rows, text.encode(), class_names, folder)
+    save_store(rows, text.encode(), folder)

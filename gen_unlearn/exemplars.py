@@ -215,7 +215,7 @@ class ExemplarStore(ModelMixin, ConfigMixin):
             raise ValueError("an exemplar store is saved as safetensors, in one variant")
         config = {name: self.config[name] for name in ("height", "width", "channels", "class_names")}
         text = json.dumps({"_class_name": type(self).__name__, **config}, indent=2, sort_keys=True) + "\n"
-        save_store(self.rows, text.encode(), self.class_names, Path(save_directory))
+        save_store(self.rows, text.encode(), Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **_: object) -> ExemplarStore:

@@ -44,6 +44,8 @@ class RunManifest:
         class_names: names of the classes.
         image_shape: ``(height, width, channels)``.
         without: digest of the tombstones of what an oracle was trained without.
+        started_from: SHA-256 of the weights that the training started from, if the recipe names some: of a
+            file, of the files of a folder, or of the weights of another run.
         versions: software.
         training: what training took; `None` until it is complete.
     """
@@ -53,6 +55,7 @@ class RunManifest:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     without: str | None = None
+    started_from: str | None = None
     versions: dict[str, str] = field(default_factory=software_versions)
     training: TrainingRecord | None = None
 

@@ -29,7 +29,10 @@ PROMISES: dict[Level, str] = {
 
 
 NOT_COVERED: dict[Level, str] = {
-    "bit-exact": "nothing is left out inside the artefact; verifying with replay fits it again and compares",
+    "bit-exact": (
+        "what weights from elsewhere saw, where a training starts from such (then they are listed as left); "
+        "nothing else inside the artefact is left out: verifying with replay fits it again and compares"
+    ),
     "distributional": "equal bytes: the promise rests on how the artefact is built, not on comparing digests",
     "influence-free": "equality with a model retrained without the images, in bytes or in quality",
     "exemplar-only": (

@@ -82,10 +82,11 @@ class RunFolder(RunRecords):
         if run.manifest_path.exists():
             started = run.manifest
             sealed = manifest.sealed(run.key)
-            made_from = (started.recipe_digest, started.data_digest, started.without)
-            if made_from != (sealed.recipe_digest, sealed.data_digest, sealed.without):
+            made_from = (started.recipe_digest, started.data_digest, started.without, started.started_from)
+            if made_from != (sealed.recipe_digest, sealed.data_digest, sealed.without, sealed.started_from):
                 raise ValueError(
-                    f"{path} holds another run (recipe, data or forget set differ); choose another --out"
+                    f"{path} holds another run (recipe, data, forget set or the weights that it started from "
+                    "differ); choose another --out"
                 )
             return run
         if path.exists() and (not path.is_dir() or not cls._begun(path)):
@@ -210,8 +211,8 @@ class RunFolder(RunRecords):
         """
         if not self.is_semi_parametric:
             raise ValueError(
-                f"{self.path} is a {self.recipe.model.kind} model: images are in its weights and cannot be "
-                f"deleted; retrain it with: gen-unlearn train --config RECIPE --without RUN"
+                f"{self.path} is a {self.recipe.model.kind} model: images are in its weights, where none "
+                f"can be added or deleted; train another: gen-unlearn train --config RECIPE [--without RUN]"
             )
         return ExemplarFolder.open(self.exemplars_path)
 

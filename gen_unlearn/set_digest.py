@@ -49,12 +49,6 @@ class SetDigest:
         """
         self._lanes -= _sum_of_rows(rows)
 
-    def copy(self) -> SetDigest:
-        """Return a digest of the same state that changes on its own."""
-        other = SetDigest()
-        other._lanes[:] = self._lanes
-        return other
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SetDigest) and np.array_equal(self._lanes, other._lanes)
 

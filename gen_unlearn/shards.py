@@ -8,7 +8,8 @@ that the list of everything stays short::
 
     SHA256SUMS                             what belongs to the store; `sha256sum -c SHA256SUMS` checks it
     config.json                            image shape, class names
-    01101.83.<digest>.safetensors          prefix, number of exemplars, digest of their ids and labels
+    01101.83.<digest>.safetensors          prefix, number of exemplars, digest of their ids and labels; with
+                                           codes, a second one of codes and pictures after it
     1001011001.512.<digest>.sums           the same for a group: a list of shards, like SHA256SUMS
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -29,11 +30,14 @@ SUMS = "SHA256SUMS"
 
 CONFIG = "config.json"
 
+INDEX_DIGITS = 32
+"""Digits of a shard's digest that stand for ids and labels alone."""
+
 _TARGET_BYTES = 2**18
 _GROUP_BITS = 10
 _WORD_BITS = 64
-_DIGEST_DIGITS = 32
 _WHOLE = "all"
+_SIDES = ("height", "width", "channels")
 
 
 class Rows(NamedTuple):
@@ -113,7 +117,8 @@ class Piece(NamedTuple):
     Attributes:
         prefix: bits that the ids start with.
         exemplars: how many it holds.
-        digest: 32 hexadecimal digits for what is in it.
+        digest: 32 hexadecimal digits for what is in it: of a shard the ids and labels, which stand for the
+            pixels; in a shard with codes 32 more for codes and pictures.
         suffix: ``safetensors`` for a shard, ``sums`` for a group.
     """
 
@@ -133,7 +138,8 @@ class Piece(NamedTuple):
         parts = name.split(".")
         if len(parts) == 4 and parts[1].isdecimal():
             piece = cls("" if parts[0] == _WHOLE else parts[0], int(parts[1]), parts[2], parts[3])
-            digits = set(piece.digest) <= set("0123456789abcdef") and len(piece.digest) == _DIGEST_DIGITS
+            lengths = (INDEX_DIGITS, 2 * INDEX_DIGITS) if piece.suffix == "safetensors" else (INDEX_DIGITS,)
+            digits = set(piece.digest) <= set("0123456789abcdef") and len(piece.digest) in lengths
             bits = set(piece.prefix) <= {"0", "1"} and len(piece.prefix) <= _WORD_BITS
             if digits and bits and piece.suffix in ("safetensors", "sums") and piece.name == name:
                 return piece
@@ -142,15 +148,16 @@ class Piece(NamedTuple):
     @classmethod
     def of_rows(cls, prefix: str, rows: Rows) -> Piece:
         """Name a shard."""
-        return cls(
-            prefix, len(rows.ids), digest_arrays(rows.ids, rows.labels)[:_DIGEST_DIGITS], "safetensors"
-        )
+        digest = digest_arrays(rows.ids, rows.labels)[:INDEX_DIGITS]
+        if rows.codes is not None:
+            digest += digest_arrays(rows.codes, rows.pixels)[:INDEX_DIGITS]
+        return cls(prefix, len(rows.ids), digest, "safetensors")
 
     @classmethod
     def of_group(cls, prefix: str, shards: Iterable[Piece]) -> Piece:
         """Name a group of shards."""
         shards = list(shards)
-        digest = digest_json([shard.name for shard in shards])[:_DIGEST_DIGITS]
+        digest = digest_json([shard.name for shard in shards])[:INDEX_DIGITS]
         return cls(prefix, sum(shard.exemplars for shard in shards), digest, "sums")
 
 
@@ -218,20 +225,23 @@ def grouped(shards: Iterable[Piece]) -> dict[str | None, list[Piece]]:
     return groups
 
 
-def store_digest(top: Iterable[Piece], image_shape: Sequence[int], class_names: Sequence[str]) -> str:
-    """Return the SHA-256 of a store from the pieces in its `SUMS`. The ids stand for the pixels."""
-    described = {"class_names": list(class_names), "image_shape": list(image_shape)}
+def store_digest(top: Iterable[Piece], config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a store from the pieces in its `SUMS` and from what its `CONFIG` says."""
+    shape = [config[side] for side in _SIDES]
+    described = {"class_names": list(config["class_names"]), "image_shape": shape}
+    described |= {name: config[name] for name in ("code_length", "decoded_size") if name in config}
     return digest_json({**described, "pieces": [piece.name for piece in sorted(top)]})
 
 
 def digest_of_rows(rows: Rows, image_shape: Sequence[int], class_names: Sequence[str]) -> str:
-    """Return the `store_digest` of exemplars in memory."""
+    """Return the `store_digest` of exemplars in memory, without codes: the ids stand for the pixels."""
     spans = split_into_shards(rows.ids, shard_limit(image_shape, rows.code_length))
     shards = [Piece.of_rows(prefix, rows.select(span)) for prefix, span in spans]
     groups = grouped(shards)
     top = groups.pop(None, [])
     top += [Piece.of_group(prefix, members) for prefix, members in groups.items() if prefix is not None]
-    return store_digest(top, image_shape, class_names)
+    config = dict(zip(_SIDES, image_shape, strict=True)) | {"class_names": class_names}
+    return store_digest(top, config)
 
 
 def row_keys(rows: Rows) -> np.ndarray:

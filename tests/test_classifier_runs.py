@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import CONFIGS, refused, run_command, works
 from PIL import Image
 from run_factory import INTERRUPTED, shard_of, snapshot, unchanged
+from safetensors.torch import load_file, save_file
 
-from gen_unlearn.commands.fit_classifier import encode_again
+from gen_unlearn.commands.trained_classifier import encode_again
+from gen_unlearn.commands.verify import replay
 from gen_unlearn.data import IndexedImages, Split
 from gen_unlearn.exemplar_folder import ExemplarFolder
+from gen_unlearn.exemplar_keys import save_exemplars
+from gen_unlearn.models.classifier import SemiParametricClassifier
 from gen_unlearn.pipelines.classification import SemiParametricPipeline
-from gen_unlearn.repro import id_keys, ids_to_hex, image_ids
+from gen_unlearn.repro import id_keys, ids_to_hex, image_ids, software_versions
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.training.classification_batches import ClassificationBatch, ClassificationBatches
 
@@ -201,6 +207,21 @@ def test_one_changed_byte_is_noticed(run: Path, part: str, message: str) -> None
     assert any(message in check["said"] for check in facts["checks"])
 
 
+@pytest.mark.parametrize("part", ["codes", "pixels"])
+def test_a_store_written_again_with_other_votes_is_noticed(run: Path, part: str) -> None:
+    """Its sums and names are right; what is in it is not what the ledger knows."""
+    store = store_of(run)
+    rows, names, size = store.all_rows(), store.class_names, store.decoded_size
+    rolled = rows._replace(**{part: np.roll(getattr(rows, part), 1, axis=0)})
+    save_exemplars(rolled, names, size, run / "model" / "exemplars")
+    result = run_command("verify", run, "--json")
+    assert result.exit_code == 1
+    (failed,) = (check for check in json.loads(result.stdout)["checks"] if not check["passed"])
+    assert failed["name"] == "exemplars"
+    with unchanged(run):
+        assert "are not in the state" in refused("forget", run, "--class", "3")
+
+
 # --- addition
 
 
@@ -225,12 +246,69 @@ def test_added_images_get_the_keys_that_the_network_gives(stall: Stall, kind: st
     assert all(map(np.array_equal, store_of(run).select(data.ids), fresh))
     assert works("add", run, tmp_path / "new") == {"added": 0, "already_there": 5}
     assert works("verify", run)["passed"] is True
-    if kind == "public":
-        works("verify", run, "--replay")
+    replayed = works("verify", run, "--replay")
+    for check in replayed["checks"][-2:]:
+        left_out = "; 5 exemplars were not rebuilt: the source does not have them"
+        assert check["said"].endswith(left_out) == (kind == "small")
     assert works("forget", run, "--image", tmp_path / "new")["removed"] == 5
     assert snapshot(run / "model" / "exemplars") == before
     works("verify", run, "--replay")
     assert "stay deleted" in refused("add", run, tmp_path / "new")
+
+
+@pytest.mark.parametrize("kind", ["public", "small"])
+def test_a_source_that_lost_exemplars_is_no_source_of_a_replay(
+    stall: Stall, kind: str, tmp_path: Path
+) -> None:
+    run = RunFolder(Path(shutil.copytree(getattr(stall, kind), tmp_path / "run")))
+    train = run.load_split().train
+    for row in range(0, len(train), 2):
+        path = tmp_path / "source" / train.class_names[train.labels[row]] / f"{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(train.images[[row]][0, :, :, 0]).save(path)
+    moved = RunFolder(
+        run.path, (f"data.source={tmp_path / 'source'}", "data.image_size=8", "data.channels=1")
+    )
+    said = replay(moved)[0].said
+    if kind == "public":
+        assert said.endswith("SHA-256 equal"), "the run itself has the pixels"
+    else:
+        assert re.match(r"the source no longer has \d+ of the exemplars, and only 0 were ever added", said)
+
+
+def noted(run: Path, **changes: object) -> RunFolder:
+    """Change what the manifest notes about the training."""
+    manifest = RunFolder(run).manifest
+    assert manifest.training is not None
+    training = {name: changes.pop(name) for name in ("threads",) if name in changes}
+    manifest = replace(manifest, training=replace(manifest.training, **training), **changes)
+    (run / "manifest.json").write_text(manifest.to_json())
+    return RunFolder(run)
+
+
+def test_exemplars_are_encoded_with_the_threads_of_the_training(
+    public: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen, before = [], torch.get_num_threads()
+    original = SemiParametricClassifier.keys
+
+    def keys(self: SemiParametricClassifier, features: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return original(self, features)
+
+    monkeypatch.setattr(SemiParametricClassifier, "keys", keys)
+    encode_again(noted(public, threads=before + 1), new_images(tmp_path / "new"))
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)
+
+
+def test_other_software_is_named_where_exemplars_differ(public: Path) -> None:
+    weights = next((public / "model" / "classifier").glob("*.safetensors"))
+    save_file({name: values.abs() for name, values in load_file(weights).items()}, weights)
+    now = software_versions()
+    run = noted(public, versions=now | {"torch": "0.1"})
+    exemplars = replay(run)[0]
+    assert not exemplars.passed
+    assert f"the software differs from the training's: torch 0.1 -> {now['torch']}" in exemplars.said
 
 
 # --- training
@@ -312,8 +390,8 @@ def test_settings_that_do_not_go_together_are_refused(
 def test_nothing_can_be_deleted_from_a_parametric_classifier(stall: Stall) -> None:
     run = stall.parametric
     with unchanged(run):
-        assert "images are in its weights and cannot be deleted" in refused("forget", run, "--class", "3")
-        assert "images are in its weights" in refused("add", run, run)
+        for words in (("forget", run, "--class", "3"), ("add", run, run)):
+            assert "images are in its weights, where none can be added or deleted" in refused(*words)
         assert "has no exemplars" in refused("verify", run, "--replay")
         assert works("verify", run)["passed"] is True
         assert works("info", run)["model"] == "parametric"

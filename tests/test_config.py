@@ -104,6 +104,20 @@ def test_a_missing_section_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sampling.num_inference_steps=1001", "sampling.num_inference_steps (1001) is more than noise."),
+        ("training.images=0", "training: images must be at least 1, got 0"),
+        ("seed=x", "seed: Input should be a valid integer"),
+    ],
+)
+def test_an_error_begins_with_its_place_if_it_has_one(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match="yaml: ") as refused:
+        digits(override)
+    assert str(refused.value).startswith(f"{DIGITS}: {message}")
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("", "is not a recipe"),

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import CONFIGS, refused, works
+from safetensors.torch import save_file
 
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.add import add
 from gen_unlearn.commands.evaluate_classifier import evaluate_classifier
 from gen_unlearn.commands.forget import forget
-from gen_unlearn.commands.oracles import find_oracles, oracle_seeds, require_oracle
+from gen_unlearn.commands.oracles import find_oracles, missing_seeds, oracle_seeds, require_oracle
 from gen_unlearn.commands.requests import ForgetRequest
-from gen_unlearn.commands.train import deleted_from, train
+from gen_unlearn.commands.train import deleted_from, starting_weights, train
+from gen_unlearn.commands.verify import replay
 from gen_unlearn.config import load_recipe
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.metrics.scorecard import Scorecard
 from gen_unlearn.repro import image_ids
 from gen_unlearn.runs import RunFolder
+from gen_unlearn.shards import sha256
 
 RECIPE = CONFIGS / "digits_spm_classifier.yaml"
 TINY = (
@@ -218,8 +222,82 @@ def test_a_frozen_encoder_needs_one_that_never_saw_the_images(tmp_path: Path) ->
         require_oracle(run, seen)
     clean = train(parametric(*short, "seed=1"), tmp_path / "clean", without, origin)
     oracle = recipe(*short, f"training.encoder_run={clean.path}", "seed=1")
-    card = evaluate_classifier(run, [train(oracle, tmp_path / "oracle", without, origin)])
+    trained = train(oracle, tmp_path / "oracle", without, origin)
+    card = evaluate_classifier(run, [trained])
     assert card.protocol["oracles"] == 1
+    assert not any("encoder weights" in note for note in card.notes), "its encoder began with fresh weights"
+    assert clean.manifest.training is not None
+    assert trained.manifest.started_from == clean.manifest.training.weights_digest
+    (line,) = (left for left in run.receipts()[0].left if left.startswith("training.encoder_run"))
+    assert f"{encoder.path} (SHA-256 of the weights {run.manifest.started_from})" in line
+    shutil.rmtree(clean.path)
+    train(parametric("training.images=128", "seed=1"), clean.path, without, origin)
+    with pytest.raises(ValueError, match="which was trained again"):
+        require_oracle(run, trained)
+
+
+def test_weights_from_elsewhere_are_recorded_and_said(plain: RunFolder, tmp_path: Path) -> None:
+    network, file = plain.load_classifier().network, tmp_path / "weights.safetensors"
+    save_file(network.encoder.state_dict(), file)
+    content, digest = file.read_bytes(), sha256(file.read_bytes())
+    config = recipe("core.mode=public", "training.images=64", f"model.encoder.weights={file}")
+    trained = train(config, tmp_path / "run")
+    assert trained.manifest.started_from == digest
+    run = delete(trained, ForgetRequest(fraction=0.1))
+    (receipt,) = run.receipts()
+    assert receipt.level == "bit-exact"
+    assert any(f"model.encoder.weights {file} (SHA-256 of the weights {digest})" in e for e in receipt.left)
+    assert all(check.passed for check in replay(run))
+    folder = tmp_path / "oracles"
+    (oracle,) = find_oracles(run, folder, [1])
+    notes = evaluate_classifier(run, [oracle]).notes
+    assert any("start from the same encoder weights as this run" in note for note in notes)
+
+    save_file({name: 2 * tensor for name, tensor in network.encoder.state_dict().items()}, file)
+    assert find_oracles(run, folder, [1])[0].path == oracle.path, "what is there needs no weights"
+    with pytest.raises(ValueError, match=r"are not those that .* started from.*put them back"):
+        find_oracles(run, folder, [1, 2])
+    with pytest.raises(ValueError, match="or the weights that it started from differ"):
+        train(config, run.path)
+    without, origin = deleted_from([run.path])
+    other = train(replace(config, seed=2), folder / "other", without, origin)
+    with pytest.raises(ValueError, match="started from other weights"):
+        require_oracle(run, other)
+    file.write_bytes(content)
+    assert missing_seeds(run, folder, [1, 2]) == [2]
+
+
+def test_weights_of_a_folder_are_those_of_its_files(tmp_path: Path) -> None:
+    kind = ("model.encoder.kind=transformers", "model.encoder.width=32", "model.encoder.depth=1")
+    config = recipe(*kind, f"model.encoder.weights={tmp_path}")
+    with pytest.raises(ValueError, match=r"expected weights at .*which model.encoder.weights names"):
+        starting_weights(config)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    first = starting_weights(config)
+    (tmp_path / "README.md").write_text("other")
+    assert starting_weights(config) == first
+    (tmp_path / "model.safetensors").write_bytes(b"2")
+    assert starting_weights(config) != first
+
+
+def test_parametric_oracles_are_of_one_recipe(run: RunFolder, plain: RunFolder, tmp_path: Path) -> None:
+    without, origin = deleted_from([run.path])
+    other = train(parametric("seed=5", "training.images=64"), tmp_path / "other", without, origin)
+    with pytest.raises(ValueError, match="parametric oracles whose recipes differ in the seed only"):
+        evaluate_classifier(run, [plain, other])
+    again = train(parametric("seed=5"), tmp_path / "again", without, origin)
+    assert evaluate_classifier(run, [plain, again]).protocol["parametric_seeds"] == [4, 5]
+
+
+@pytest.mark.parametrize("core", ["joint", "public"])
+def test_where_nothing_is_retained_no_oracle_is_trained(core: str, tmp_path: Path) -> None:
+    trained = train(recipe("training.images=64", f"core.mode={core}"), tmp_path / "run")
+    run = delete(trained, ForgetRequest(fraction=1.0))
+    for options in ((), ("--dry-run",)):
+        line = refused("evaluate", run.path, "--oracles", tmp_path / "oracles", *options)
+        assert f"nothing is retained in {run.path}, so there is no oracle" in line
+    assert not (tmp_path / "oracles").exists()
 
 
 def test_the_command(run: RunFolder, oracles: list[RunFolder], plain: RunFolder, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from gen_unlearn.key_bank import encode_keys
 from gen_unlearn.models.classifier import ClassifierConfig, SemiParametricClassifier, build_classifier
 from gen_unlearn.models.encoders import EncoderConfig
 from gen_unlearn.pixels import resize_images
-from gen_unlearn.repro import id_keys, image_ids
-from gen_unlearn.shards import SUMS, Rows
+from gen_unlearn.repro import digest_arrays, digest_json, id_keys, image_ids
+from gen_unlearn.shards import CONFIG, SUMS, Rows, digest_of_rows, sha256, store_digest, sums_text
 
 SIZE = (8, 8)
 NAMES = ("a", "b", "c")
@@ -228,6 +228,72 @@ def test_a_changed_code_is_noticed(everything: Rows, tmp_path: Path) -> None:
     shard.write_bytes(content)
     with pytest.raises(ValueError, match="was changed: its SHA-256 is not the one listed"):
         ExemplarFolder.open(tmp_path / "store").verify()
+
+
+@pytest.mark.parametrize("picture", [SIZE, (4, 4)], ids=["whole", "small"])
+@pytest.mark.parametrize("part", ["codes", "pixels"])
+def test_a_store_written_again_with_other_votes_has_another_digest(
+    network: SemiParametricClassifier,
+    data: IndexedImages,
+    picture: tuple[int, int],
+    part: str,
+    tmp_path: Path,
+) -> None:
+    rows = encode_exemplars(network, data, picture)
+    saved(rows, tmp_path / "store")
+    before = ExemplarFolder.open(tmp_path / "store").digest
+    saved(rows._replace(**{part: np.roll(getattr(rows, part), 1, axis=0)}), tmp_path / "store")
+    assert ExemplarFolder.open(tmp_path / "store").digest != before
+    saved(rows, tmp_path / "store")
+    assert ExemplarFolder.open(tmp_path / "store").digest == before
+
+
+def test_what_the_configuration_says_of_codes_and_images_is_in_the_digest(
+    everything: Rows, tmp_path: Path
+) -> None:
+    saved(everything, tmp_path / "store")
+    folder = ExemplarFolder.open(tmp_path / "store")
+    plain = {name: folder.config[name] for name in ("height", "width", "channels", "class_names")}
+    keyed = plain | {"code_length": 16, "decoded_size": [8, 8]}
+    others = [plain, keyed | {"code_length": 8}, keyed | {"decoded_size": [8, 9]}]
+    digests = {store_digest(folder.top, config) for config in (keyed, *others)}
+    assert len(digests) == 4
+    assert folder.digest == store_digest(folder.top, keyed)
+
+
+def test_without_codes_ids_and_labels_are_the_digest(everything: Rows) -> None:
+    plain, shape = everything._replace(codes=None), (*SIZE, 1)
+    name = f"all.{COUNT - 1}.{digest_arrays(plain.ids, plain.labels)[:32]}.safetensors"
+    expected = {"class_names": list(NAMES), "image_shape": list(shape), "pieces": [name]}
+    assert digest_of_rows(plain, shape, NAMES) == digest_json(expected)
+
+
+def test_names_are_checked_for_what_is_read(everything: Rows, tmp_path: Path) -> None:
+    """Ids and labels alone tell a change of ids and labels; a change of codes is noticed with the codes."""
+    assert everything.codes is not None
+    changed = {
+        "codes": everything._replace(codes=everything.codes[::-1]),
+        "pixels": everything._replace(pixels=everything.pixels[::-1]),
+        "labels": everything._replace(labels=np.roll(everything.labels, 1)),
+    }
+    for part, rows in changed.items():
+        saved(everything, tmp_path / part)
+        (shard,) = (tmp_path / part).glob("*.safetensors")
+        shard.write_bytes(rows.to_bytes())
+        sums = {path.name: sha256(path.read_bytes()) for path in (shard, tmp_path / part / CONFIG)}
+        (tmp_path / part / SUMS).write_text(sums_text(sums))
+        folder = ExemplarFolder.open(tmp_path / part)
+        (piece,) = folder.shards()
+        with pytest.raises(ValueError, match="does not hold what its name says"):
+            folder.rows_of(piece)
+        if part == "labels":
+            with pytest.raises(ValueError, match="does not hold what its name says"):
+                folder.index_of(piece)
+        else:
+            assert np.array_equal(folder.index_of(piece).ids, everything.ids)
+        (tmp_path / f"staging {part}").mkdir()
+        with pytest.raises(ValueError, match="does not hold what its name says"):
+            stage_deletion(folder, everything.ids[:1], tmp_path / f"staging {part}")
 
 
 def test_codes_count_for_the_size_of_a_shard() -> None:

@@ -40,7 +40,8 @@ NOBODY = 65534
 def with_tensors(run: Path, **changed: np.ndarray) -> None:
     """Replace tensors of the shard, and list it as it is then."""
     rows = ExemplarFolder.open(run / "model" / "exemplars").all_rows()
-    shard_of(run).write_bytes(save({**rows._asdict(), **changed}))
+    parts = {name: part for name, part in rows._asdict().items() if part is not None}
+    shard_of(run).write_bytes(save({**parts, **changed}))
     list_again(run)
 
 

@@ -97,7 +97,7 @@ def test_the_same_recipe_finds_its_run_again(
     assert tree(run.path) == before
 
 
-@pytest.mark.parametrize("changed", ["recipe_digest", "data_digest", "without"])
+@pytest.mark.parametrize("changed", ["recipe_digest", "data_digest", "without", "started_from"])
 def test_another_recipe_is_refused(
     run: RunFolder, config: RunConfig, manifest: RunManifest, changed: str
 ) -> None:
@@ -105,6 +105,15 @@ def test_another_recipe_is_refused(
     with pytest.raises(ValueError, match="holds another run"):
         RunFolder.create(run.path, config, replace(manifest, **{changed: "other"}))
     assert tree(run.path) == before
+
+
+def test_a_manifest_of_before_starting_weights_were_recorded_loads(
+    tmp_path: Path, manifest: RunManifest
+) -> None:
+    fields = json.loads(manifest.to_json())
+    del fields["started_from"]
+    (tmp_path / "manifest.json").write_text(json.dumps(fields))
+    assert RunManifest.from_file(tmp_path / "manifest.json") == manifest
 
 
 def test_a_folder_with_other_things_is_refused(

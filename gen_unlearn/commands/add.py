@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gen_unlearn.changes import LOCK_SECONDS
-from gen_unlearn.commands.fit_classifier import encode_again
+from gen_unlearn.commands.trained_classifier import encode_again
 from gen_unlearn.data import IndexedImages, load_folder
 from gen_unlearn.exemplar_changes import stage_addition
 from gen_unlearn.image_sources import ALL_IMAGES, index_encoded

@@ -9,7 +9,12 @@ import numpy as np
 
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.evaluate import find_deletion
-from gen_unlearn.commands.oracles import require_oracle, require_parametric_oracle
+from gen_unlearn.commands.oracles import (
+    first_weights,
+    require_one_recipe,
+    require_oracle,
+    require_parametric_oracle,
+)
 from gen_unlearn.data import IndexedImages, Split
 from gen_unlearn.exemplar_keys import encode_exemplars
 from gen_unlearn.indexed_images import unique_ids
@@ -46,7 +51,8 @@ def evaluate_classifier(run: RunFolder, oracles: Sequence[RunFolder] = ()) -> Sc
             semi-parametric ones by its recipe, and parametric ones of the same data.
 
     Raises:
-        ValueError: an oracle is another run's, or of another deletion, or two have one seed.
+        ValueError: an oracle is another run's, or of another deletion, two have one seed, or two parametric
+            ones differ in more than the seed.
     """
     retrained = _by_state(run, oracles)
     split = run.load_split()
@@ -96,6 +102,7 @@ def _by_state(run: RunFolder, oracles: Sequence[RunFolder]) -> dict[str, list[Ru
         raise ValueError(
             f"expected oracles of different training seeds, got {len(oracles)}, some of one seed"
         )
+    require_one_recipe(sorted_runs["parametric"])
     if (processes := process_state().num_processes) > 1:
         raise ValueError(f"a run is judged in one process so far, got {processes}")
     return sorted_runs
@@ -194,8 +201,24 @@ def _notes(
             f"{', '.join(str(oracle.path) for oracle in alike)} and this run share the training seed, and so "
             "the initial weights: their distance is smaller than that of other retrainings."
         )
+    yield from _shared_start(run, retrained)
     if single := [name for name, labels in predictions.labels.items() if len(labels) == 1]:
         yield f"Distances need two images, and there is one in: {', '.join(single)}."
+
+
+def _shared_start(run: RunFolder, retrained: dict[str, list[RunFolder]]) -> Iterator[str]:
+    """Say which retrained models have in common with the run what its first weights saw."""
+    started_from = first_weights(run)
+    if started_from is None:
+        return
+    oracles = [oracle for runs in retrained.values() for oracle in runs]
+    sharing = [str(oracle.path) for oracle in oracles if first_weights(oracle) == started_from]
+    if sharing:
+        which = "The oracles" if len(sharing) == len(oracles) else f"The oracles {', '.join(sharing)}"
+        yield (
+            f"{which} start from the same encoder weights as this run: what those saw is in both, and no "
+            "distance between them shows it."
+        )
 
 
 def _protocol(

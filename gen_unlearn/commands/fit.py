@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
 from gen_unlearn.classifier_config import ClassifierRunConfig
-from gen_unlearn.commands.fit_classifier import ClassifierTraining, TrainedClassifier
+from gen_unlearn.commands.fit_classifier import ClassifierTraining
 from gen_unlearn.commands.fit_generator import GeneratorTraining
+from gen_unlearn.commands.trained_classifier import TrainedClassifier
 from gen_unlearn.config import Recipe, RunConfig
 from gen_unlearn.core import CoreSplit
 from gen_unlearn.data import IndexedImages
@@ -34,8 +35,18 @@ class Training(Protocol):
         """
 
 
+@overload
+def fresh_training(config: RunConfig, parts: CoreSplit, project: Path | None) -> GeneratorTraining: ...
+
+
+@overload
+def fresh_training(
+    config: ClassifierRunConfig, parts: CoreSplit, project: Path | None
+) -> ClassifierTraining: ...
+
+
 def fresh_training(config: Recipe, parts: CoreSplit, project: Path | None) -> Training:
-    """Set up the training of a recipe.
+    """Set up the training of a recipe. Nothing is written if it cannot work.
 
     Args:
         config: the recipe.
@@ -46,9 +57,14 @@ def fresh_training(config: Recipe, parts: CoreSplit, project: Path | None) -> Tr
         ValueError: the recipe does not fit the images, or there are several processes.
     """
     accelerator = _accelerator(config, project)
+    fresh: Training
     if isinstance(config, RunConfig):
-        return GeneratorTraining.of(config, parts, accelerator)
-    return ClassifierTraining.of(config, parts, accelerator)
+        fresh = GeneratorTraining.of(config, parts, accelerator)
+    else:
+        fresh = ClassifierTraining.of(config, parts, accelerator)
+    if config.training.log_with is not None:
+        accelerator.init_trackers("gen_unlearn", {"recipe": config.digest, "seed": config.seed})
+    return fresh
 
 
 def fit(
@@ -69,9 +85,8 @@ def fit(
         checkpoints: where resume points go; `None` for none.
         description: shown before the progress bar.
     """
-    parts = CoreSplit(data, data if exemplars is None else exemplars)
-    accelerator = _accelerator(config, None if checkpoints is None else checkpoints.path.parent)
-    return GeneratorTraining.of(config, parts, accelerator).fit(checkpoints, description)
+    training = fresh_training(config, _parts(data, exemplars), _project(checkpoints))
+    return training.fit(checkpoints, description)
 
 
 def fit_classifier(
@@ -82,9 +97,16 @@ def fit_classifier(
     description: str = "train",
 ) -> tuple[TrainedClassifier, Progress]:
     """Fit a classifier to `data`, as `fit` does a generator."""
-    parts = CoreSplit(data, data if exemplars is None else exemplars)
-    accelerator = _accelerator(config, None if checkpoints is None else checkpoints.path.parent)
-    return ClassifierTraining.of(config, parts, accelerator).fit(checkpoints, description)
+    training = fresh_training(config, _parts(data, exemplars), _project(checkpoints))
+    return training.fit(checkpoints, description)
+
+
+def _parts(data: IndexedImages, exemplars: IndexedImages | None) -> CoreSplit:
+    return CoreSplit(data, data if exemplars is None else exemplars)
+
+
+def _project(checkpoints: CheckpointFolder | None) -> Path | None:
+    return None if checkpoints is None else checkpoints.path.parent
 
 
 def _accelerator(config: Recipe, project: Path | None) -> Accelerator:
@@ -99,6 +121,4 @@ def _accelerator(config: Recipe, project: Path | None) -> Accelerator:
     )
     if accelerator.num_processes > 1:
         raise ValueError(f"training runs in one process so far, got {accelerator.num_processes}")
-    if config.training.log_with is not None:
-        accelerator.init_trackers("gen_unlearn", {"recipe": config.digest, "seed": config.seed})
     return accelerator

@@ -7,22 +7,21 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from gen_unlearn.classifier_config import ClassifierRunConfig
+from gen_unlearn.commands.trained_classifier import TrainedClassifier
 from gen_unlearn.core import CoreSplit
 from gen_unlearn.data import IndexedImages
-from gen_unlearn.exemplar_keys import encode_exemplars, save_exemplars
+from gen_unlearn.exemplar_keys import encode_exemplars
 from gen_unlearn.models.classifier import (
     ClassifierNetwork,
     ParametricClassifier,
     SemiParametricClassifier,
     build_classifier,
 )
-from gen_unlearn.processes import process_state
 from gen_unlearn.repro import derive_seed
-from gen_unlearn.run_paths import RunPaths
 from gen_unlearn.runs import RunFolder
-from gen_unlearn.shards import Rows
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
 from gen_unlearn.training.classification import ClassifierTrainingConfig, train_classifier
 from gen_unlearn.training.classification_batches import (
@@ -31,39 +30,6 @@ from gen_unlearn.training.classification_batches import (
     ClassificationBatches,
     SupportSampling,
 )
-
-
-@dataclass(frozen=True)
-class TrainedClassifier:
-    """A trained network with its exemplars.
-
-    Attributes:
-        network: the network, in evaluation mode.
-        exemplars: what votes, with pictures and keys; `None` of a parametric network.
-        class_names: names of all classes.
-        decoded_size: ``(height, width)`` of the images that the ids stand for.
-    """
-
-    network: ClassifierNetwork
-    exemplars: Rows | None
-    class_names: tuple[str, ...]
-    decoded_size: tuple[int, int]
-
-    def save_pretrained(self, save_directory: Path, /) -> None:
-        """Save the network and its exemplars to a folder."""
-        self.network.save_pretrained(save_directory / RunPaths.classifier_name)
-        if self.exemplars is not None:
-            self.save_exemplars(save_directory / RunPaths.exemplars_name)
-
-    def save_exemplars(self, folder: Path) -> None:
-        """Save the exemplars alone to a folder.
-
-        Raises:
-            ValueError: a parametric network, which has none.
-        """
-        if self.exemplars is None:
-            raise ValueError("expected a semi-parametric classifier, got a parametric one, without exemplars")
-        save_exemplars(self.exemplars, self.class_names, self.decoded_size, folder)
 
 
 @dataclass(frozen=True)
@@ -83,7 +49,8 @@ class ClassifierTraining:
         """Set up the training of a recipe.
 
         Raises:
-            ValueError: the batches are too large for the images, or the encoder is not where the recipe says.
+            ValueError: the batches are too large for the images or too small for the model, or the encoder is
+                not where the recipe says.
         """
         training, data = config.training, parts.core
         voting = config.model.kind == "semi-parametric"
@@ -95,6 +62,8 @@ class ClassifierTraining:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(derive_seed(config.seed, "weights"))
             network = build_classifier(config.model, data.image_shape, len(data.class_names))
+        if training.batch_size < 2:
+            _require_single_images_to_teach(network)
         if training.encoder_run is not None:
             _take_over_encoder(network, Path(training.encoder_run).expanduser())
         batches = ClassificationBatches(
@@ -126,23 +95,25 @@ class ClassifierTraining:
         return TrainedClassifier(network, exemplars, data.class_names, size), progress
 
 
+def _require_single_images_to_teach(network: ClassifierNetwork) -> None:
+    """Check that steps of one image can train a network.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if isinstance(network, SemiParametricClassifier):
+        need = "a semi-parametric model: alone, an image has no other to be its exemplar"
+    elif any(isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)) for part in network.modules()):
+        need = "an encoder with batch normalisation: alone, an image has no others to be normalised with"
+    else:
+        return
+    raise ValueError(f"expected training.batch_size of at least 2, got 1, for {need}; set it to 2 or more")
+
+
 def _exemplars_of_steps(training: ClassifierTrainingConfig) -> SupportSampling | BatchMates:
     if training.exemplars == "batch":
         return BatchMates()
     return SupportSampling(*training.support_per_class)
-
-
-def encode_again(run: RunFolder, data: IndexedImages) -> TrainedClassifier:
-    """Return the trained network of a run with `data` as its exemplars.
-
-    Raises:
-        ValueError: the run is no semi-parametric classifier.
-    """
-    folder = run.exemplar_folder()
-    network = SemiParametricClassifier.from_pretrained(run.classifier_path, local_files_only=True)
-    network = network.to(process_state().device).eval()
-    rows = encode_exemplars(network, data, folder.image_shape[:2])
-    return TrainedClassifier(network, rows, folder.class_names, folder.decoded_size)
 
 
 def _take_over_encoder(network: ClassifierNetwork, path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from gen_unlearn.classifier_config import ClassifierRunConfig
-from gen_unlearn.commands.train import deleted_from, train
+from gen_unlearn.commands.train import deleted_from, starting_weights, train
+from gen_unlearn.config import Recipe
 from gen_unlearn.indexed_images import unique_ids
 from gen_unlearn.runs import RunFolder
 
@@ -29,13 +30,14 @@ def require_oracle(run: RunFolder, oracle: RunFolder) -> None:
         raise ValueError(f"{oracle.path} was trained from another recipe than {run.path}")
     _require_without(run, oracle, run.recipe_path)
     trained_on = _encoder_run(run)
-    if encoder is not None and trained_on is not None:
-        first, own = (RunFolder.open(Path(path).expanduser()) for path in (trained_on, encoder))
-        if own.manifest.recipe_digest != _recipe_digest(first, own.recipe.seed):
-            raise ValueError(
-                f"the frozen encoder {own.path} was trained from another recipe than {first.path}"
-            )
-        _require_without(run, own, first.recipe_path)
+    if encoder is None or trained_on is None:
+        _require_start(run, oracle)
+        return
+    first, own = _frozen_encoder(run, trained_on), _frozen_encoder(oracle, encoder)
+    if own.manifest.recipe_digest != _recipe_digest(first, own.recipe.seed):
+        raise ValueError(f"the frozen encoder {own.path} was trained from another recipe than {first.path}")
+    _require_start(first, own)
+    _require_without(run, own, first.recipe_path)
 
 
 def require_parametric_oracle(run: RunFolder, oracle: RunFolder) -> None:
@@ -59,6 +61,37 @@ def require_parametric_oracle(run: RunFolder, oracle: RunFolder) -> None:
             f"expected {oracle.path} to have the classes and the held-out images of {run.path}, got others; "
             f"train it with: gen-unlearn train --config RECIPE --without {run.path} --out DIR"
         )
+
+
+def require_one_recipe(oracles: Sequence[RunFolder]) -> None:
+    """Refuse parametric oracles that differ in more than the training seed, or not in that: they are pooled.
+
+    Raises:
+        ValueError: two differ in their recipes or in the weights that they started from, or have one seed.
+    """
+    for other in oracles[1:]:
+        alike = other.manifest.started_from == oracles[0].manifest.started_from
+        if not alike or _recipe_digest(other, 0) != _recipe_digest(oracles[0], 0):
+            raise ValueError(
+                f"expected parametric oracles whose recipes differ in the seed only, as their mean and the "
+                f"distance between them count, got others in {oracles[0].path} and {other.path}; evaluate "
+                "them one after the other"
+            )
+    seeds = [oracle.recipe.seed for oracle in oracles]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"expected oracles of different training seeds, got {seeds}, some of one seed")
+
+
+def first_weights(run: RunFolder) -> str | None:
+    """Return the SHA-256 of the encoder weights that a run began with, if any were named.
+
+    Of a run on a frozen encoder they are those that the encoder's run began with, if it is still there.
+    """
+    path = _encoder_run(run)
+    if path is None:
+        return run.manifest.started_from
+    encoder = RunFolder(Path(path).expanduser())
+    return encoder.manifest.started_from if encoder.manifest_path.exists() else None
 
 
 def oracle_seeds(run: RunFolder, count: int) -> range:
@@ -86,18 +119,19 @@ def find_oracles(run: RunFolder, folder: Path, seeds: Sequence[int]) -> list[Run
         seeds: training seeds.
 
     Raises:
-        ValueError: nothing was deleted from the run, it has a frozen encoder, a folder of runs holds a
-            damaged one, or an oracle that was changed since its training lies where another would be trained.
+        ValueError: nothing was deleted from the run, or everything; it has a frozen encoder; the weights that
+            it started from have changed; a folder of runs holds a damaged one, or an oracle that was changed
+            since its training lies where another would be trained.
         TrainingInterruptedError: the user stopped the training of one; the next call continues it.
     """
     without, origin = deleted_from([run.path])
-    _require_own_encoder(run)
-    known = _unchanged_runs(folder, without.digest)
+    known = _known_oracles(run, folder, without.digest)
     oracles = []
     for seed in seeds:
         digest = _recipe_digest(run, seed)
         if digest not in known:
             config = replace(RunFolder(run.path).recipe, seed=seed)
+            _require_same_weights(run, config)
             path = folder / f"{without.digest[:12]}-{digest[:12]}"
             known[digest] = train(config, path, without, origin, f"train oracle, seed {seed}")
             if len(known[digest].ledger.lines) > 1:
@@ -116,8 +150,7 @@ def missing_seeds(run: RunFolder, folder: Path, seeds: Sequence[int]) -> list[in
         ValueError: as `find_oracles`.
     """
     without, _ = deleted_from([run.path])
-    _require_own_encoder(run)
-    known = _unchanged_runs(folder, without.digest)
+    known = _known_oracles(run, folder, without.digest)
     return [seed for seed in seeds if _recipe_digest(run, seed) not in known]
 
 
@@ -174,15 +207,58 @@ def _recipe_digest(run: RunFolder, seed: int, encoder_run: str | None = None) ->
     return recipe.digest
 
 
-def _unchanged_runs(folder: Path, without: str) -> dict[str, RunFolder]:
+def _known_oracles(run: RunFolder, folder: Path, without: str) -> dict[str, RunFolder]:
+    """Return `_unchanged_runs` for a run that oracles can be trained of; else raise a ValueError."""
+    if run.is_semi_parametric and not len(run.exemplar_folder()):
+        raise ValueError(
+            f"nothing is retained in {run.path}, so there is no oracle: every exemplar was deleted; leave "
+            "--oracles out"
+        )
+    _require_own_encoder(run)
+    return _unchanged_runs(folder, without, run.manifest.started_from)
+
+
+def _require_same_weights(run: RunFolder, config: Recipe) -> None:
+    """Refuse to train an oracle whose recipe names weights that are not those of the run any more."""
+    if starting_weights(config) != run.manifest.started_from:
+        raise ValueError(
+            f"the weights that {run.recipe_path} names to start from are not those that {run.path} started "
+            f"from: expected SHA-256 {run.manifest.started_from}; put them back, and an oracle is trained"
+        )
+
+
+def _require_start(run: RunFolder, oracle: RunFolder) -> None:
+    """Refuse an oracle that started from other weights than a run."""
+    one, other = run.manifest.started_from, oracle.manifest.started_from
+    if one != other:
+        raise ValueError(
+            f"{oracle.path} started from other weights (SHA-256 {other}) than {run.path} ({one}), though the "
+            "recipes name them alike; train it again from the same weights"
+        )
+
+
+def _frozen_encoder(run: RunFolder, path: str) -> RunFolder:
+    """Open the run whose frozen encoder another took over; refuse it if it was trained again since."""
+    encoder = RunFolder.open(Path(path).expanduser())
+    record, expected = encoder.manifest.training, run.manifest.started_from
+    if expected is not None and (record is None or record.weights_digest != expected):
+        raise ValueError(
+            f"the encoder of {run.path} is not that of {encoder.path} any more, which was trained again: "
+            f"expected weights of SHA-256 {expected}; put it back"
+        )
+    return encoder
+
+
+def _unchanged_runs(folder: Path, without: str, started_from: str | None) -> dict[str, RunFolder]:
     """Return, by recipe digest, the runs in a folder that were trained without exactly what a digest says.
 
-    They are complete, and nothing was deleted from them or added to them since.
+    They started from the same weights, are complete, and nothing was deleted from them or added since.
     """
     runs = {}
     for path in sorted(folder.glob("*/manifest.json")):
         found = RunFolder(path.parent)
-        if found.manifest.without == without and found.manifest.training is not None:
+        manifest = found.manifest
+        if (manifest.without, manifest.started_from) == (without, started_from) and manifest.training:
             opened = RunFolder.open(path.parent)
             if len(opened.ledger.lines) == 1:
                 runs[opened.manifest.recipe_digest] = opened

@@ -30,8 +30,9 @@ NO_PICTURE = "a parametric classifier has no exemplars that vote; votes.png is l
 _LISTED_CLASSES = 5
 _WEIGHTS_AT_A_TIME = 2**24
 _FOOTERS = {
-    "prototypes": "Who votes: prototypes. Each exemplar is averaged into the prototype of its class; its "
-    "share is the part that it has in the score of the predicted class.",
+    "prototypes": "Who votes: prototypes. Each exemplar is averaged into the prototype of its class. The "
+    "share of one of the predicted class is how far its score lies above the mean score of all prototypes, "
+    "against the sum of this over the class; what lies below has none.",
     "exemplars": "Who votes: the {neighbours} exemplars with the highest scores. The share of each is its "
     "attention weight.",
     "nearest-neighbours": "Who votes: the {neighbours} exemplars with the nearest keys, one vote each.",

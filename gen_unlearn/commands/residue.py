@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,15 +12,20 @@ import numpy as np
 import torch
 
 from gen_unlearn.commands.derived import remaining
+from gen_unlearn.data import IndexedImages
 from gen_unlearn.decoding import decode_image, image_files
+from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.exemplar_keys import BLOCK, image_keys
-from gen_unlearn.key_bank import encode_keys
+from gen_unlearn.indexed_images import unique_ids
+from gen_unlearn.key_bank import encode_keys, key_scale
 from gen_unlearn.pipelines.classification import SemiParametricPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
-from gen_unlearn.pixels import to_model_input
-from gen_unlearn.repro import image_ids
+from gen_unlearn.pixels import resize_images, to_model_input
+from gen_unlearn.repro import ID_BYTES, id_keys, image_ids
+from gen_unlearn.residue.codes import CodeMatcher
 from gen_unlearn.residue.deleted import DeletedImages
 from gen_unlearn.residue.search import ResidueReport, search_residue
+from gen_unlearn.residue.tokens import FEWEST_VALUES
 from gen_unlearn.runs import RunFolder
 
 _BATCH = 256
@@ -84,7 +90,8 @@ def audit(run: RunFolder, copies: Sequence[Path] = ()) -> Audit:
     with run.change.settled():
         report = search_residue(run.path, deleted, forgotten.mask, run.manifest.image_shape)
     known = len({row.tobytes() for row in deleted.ids})
-    return Audit(report, len(forgotten), known, remaining(run) if len(forgotten) else ())
+    left = (*remaining(run), *_too_short(deleted)) if len(forgotten) else ()
+    return Audit(report, len(forgotten), known, left)
 
 
 def _gather(run: RunFolder, copies: Sequence[Path]) -> DeletedImages:
@@ -114,8 +121,58 @@ def _gather(run: RunFolder, copies: Sequence[Path]) -> DeletedImages:
     pixels = np.concatenate(images)
     voting, known = run.recipe.task == "classification", len(pixels) > 0
     tokens = None if voting or not known else _tokens(run, pixels)
-    codes = _codes(run, pixels) if voting and known else None
-    return DeletedImages(image_ids(pixels), pixels, tuple(names), tokens, shared, codes)
+    codes, scale = _codes(run, pixels) if voting and known else (None, 1)
+    pictures = _pictures(run, pixels) if known else None
+    deleted = DeletedImages(
+        image_ids(pixels), pixels, tuple(names), tokens, shared, codes, code_scale=scale, pictures=pictures
+    )
+    if train is None or (codes is None and pictures is None):
+        return deleted
+    return _without_lookalikes(run, deleted, train)
+
+
+def _pictures(run: RunFolder, images: np.ndarray) -> np.ndarray | None:
+    """Return images as the run keeps them, uint8 ``(n, height, width, channels)``; `None` if as they are."""
+    if not run.is_semi_parametric or run.exemplar_folder().image_shape == images.shape[1:]:
+        return None
+    return resize_images(images, run.exemplar_folder().image_shape[:2])
+
+
+def _without_lookalikes(run: RunFolder, deleted: DeletedImages, train: IndexedImages) -> DeletedImages:
+    """Allow for retained exemplars with the same picture, or nearly the same key, as a deleted image.
+
+    Such a picture says nothing and is left out. What the exemplars have is computed from the source again.
+    """
+    ids = ExemplarFolder.read(run.exemplars_path, lambda folder: _lookalikes(folder, deleted))
+    ids = ids[train.holds(ids) & ~run.forgotten().mask(ids)]
+    if not len(ids):
+        return deleted
+    retained, pictures = train.select(train.rows_of(ids)).all_images(), deleted.pictures
+    if pictures is not None:
+        others = id_keys(image_ids(resize_images(retained, (pictures.shape[1], pictures.shape[2]))))
+        pictures = pictures[~np.isin(id_keys(image_ids(pictures)), others)]
+    return replace(deleted, pictures=pictures, retained_codes=_codes(run, retained)[0])
+
+
+def _lookalikes(folder: ExemplarFolder, deleted: DeletedImages) -> np.ndarray:
+    """Return the ids of the exemplars whose picture or key may be one of a deleted image: ``(n, 16)``."""
+    found = [np.empty((0, ID_BYTES), np.uint8)]
+    pictures = None if deleted.pictures is None else id_keys(image_ids(deleted.pictures))
+    matcher = None if deleted.codes is None else CodeMatcher.of(deleted)
+    for rows in map(folder.rows_of, folder.shards()):
+        if pictures is not None:
+            found.append(rows.ids[np.isin(id_keys(image_ids(rows.pixels)), pictures)])
+        if matcher is not None and rows.codes is not None:
+            found.append(rows.ids[matcher.find(rows.codes)])
+    return unique_ids(np.concatenate(found))
+
+
+def _too_short(deleted: DeletedImages) -> Iterator[str]:
+    """Say which encodings are not searched for, as chance repeats them."""
+    for noun, rows in (("tokens", deleted.tokens), ("keys", deleted.codes)):
+        values = 0 if rows is None else math.prod(rows.shape[1:])
+        if 0 < values < FEWEST_VALUES:
+            yield f"copies of encoded images: {noun} of {values} numbers are too short to be searched for"
 
 
 @torch.no_grad()
@@ -132,11 +189,12 @@ def _tokens(run: RunFolder, images: np.ndarray) -> np.ndarray | None:
     return np.concatenate(parts)
 
 
-def _codes(run: RunFolder, images: np.ndarray) -> np.ndarray | None:
-    """Return the codes of the keys that a classifier makes of images, int16 ``(n, length)``."""
+def _codes(run: RunFolder, images: np.ndarray) -> tuple[np.ndarray | None, int]:
+    """Return the codes of a classifier's keys of images, int16 ``(n, length)``, and their scale."""
     pipeline = run.load_classifier()
     if not isinstance(pipeline, SemiParametricPipeline):
-        return None
+        return None, 1
     starts = range(0, len(images), BLOCK)
     parts = [encode_keys(image_keys(pipeline.network, images[start : start + BLOCK])) for start in starts]
-    return np.concatenate(parts).reshape(len(images), -1)
+    scale = key_scale(pipeline.network.config.key_dim)
+    return np.concatenate(parts).reshape(len(images), -1), scale

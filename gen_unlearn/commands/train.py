@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.fit import fresh_training
 from gen_unlearn.config import Recipe
 from gen_unlearn.core import CoreSplit, split_core
 from gen_unlearn.data import Split, load_split
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.manifest import RunManifest, TrainingRecord
-from gen_unlearn.repro import digest_state
+from gen_unlearn.metrics.weights import file_sha256
+from gen_unlearn.repro import digest_bytes, digest_state
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.sealing import RunKey, Tombstones
 from gen_unlearn.training.checkpoint import CheckpointFolder
@@ -44,14 +46,15 @@ def train(
         without = Tombstones.of(without, RunKey.fresh())
     if without is not None:
         parts = _leave_out(parts, without)
+    training = fresh_training(config, parts, out)  # First: a recipe that cannot work leaves no folder.
     manifest = RunManifest(
         recipe_digest=config.digest,
         data_digest=parts.digest,
         class_names=parts.core.class_names,
         image_shape=parts.core.image_shape,
         without=None if without is None else without.digest,
+        started_from=starting_weights(config),
     )
-    training = fresh_training(config, parts, out)  # First: a recipe that cannot work leaves no folder.
     run = RunFolder.create(out, config, manifest, without)
     run.keep_split(split.test, parts)
     if run.manifest.training is not None:
@@ -69,6 +72,32 @@ def train(
     run.complete_training(model, record)
     checkpoints.remove()
     return run
+
+
+def starting_weights(config: Recipe) -> str | None:
+    """Return the SHA-256 of the weights that a recipe names to start from, as they are now.
+
+    Of a file it is what `sha256sum` prints; of a folder that of the sums of its configuration and safetensors
+    files, in the order of their names; of a run, that of the weights its training ended with.
+
+    Raises:
+        ValueError: there are no such weights.
+    """
+    if not isinstance(config, ClassifierRunConfig) or config.starts_from is None:
+        return None
+    key, value = config.starts_from
+    if key == "training.encoder_run":
+        record = RunFolder.open(Path(value).expanduser()).manifest.training
+        assert record is not None, "an opened run is trained"
+        return record.weights_digest
+    path = Path(value)
+    try:
+        if path.is_file():
+            return file_sha256(path)
+        files = [path / "config.json", *sorted(path.glob("*.safetensors"))]
+        return digest_bytes(*(file_sha256(file).encode() for file in files))
+    except OSError as error:
+        raise ValueError(f"expected weights at {value}, which {key} names, got none: {error}") from error
 
 
 def _load_data(config: Recipe, known: Sequence[RunFolder]) -> tuple[Split, CoreSplit]:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from gen_unlearn.commands.fit import fit, fit_classifier
-from gen_unlearn.commands.fit_classifier import encode_again
+from gen_unlearn.commands.trained_classifier import TrainedClassifier, encode_again, threads_of_training
 from gen_unlearn.config import RunConfig
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplars import ExemplarStore
-from gen_unlearn.indexed_images import first_few, unique_ids
+from gen_unlearn.indexed_images import first_few
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
-from gen_unlearn.repro import digest_arrays, software_versions
+from gen_unlearn.repro import ID_BYTES, digest_arrays, id_keys, ids_to_hex, software_versions
 from gen_unlearn.runs import RunFolder
-from gen_unlearn.shards import sha256
+from gen_unlearn.shards import Rows, row_keys, sha256
 
 
 @dataclass(frozen=True)
@@ -136,47 +134,84 @@ def _exemplars(run: RunFolder) -> str:
 
 
 def _replay_exemplars(run: RunFolder) -> str:
-    with tempfile.TemporaryDirectory() as scratch:
+    data, missing = _surviving(run)
+    with threads_of_training(run), tempfile.TemporaryDirectory() as scratch:
         if run.recipe.task == "generation":
-            ExemplarStore.from_images(_surviving(run)).save_pretrained(scratch)
+            ExemplarStore.from_images(data).save_pretrained(scratch)
         else:
-            encode_again(run, _surviving(run)).save_exemplars(Path(scratch))
-        return _compare(Path(scratch), run.exemplars_path)
+            _completed(encode_again(run, data), missing).save_exemplars(Path(scratch))
+        return _compare_replayed(run, Path(scratch), run.exemplars_path, missing)
 
 
 def _replay_pipeline(run: RunFolder) -> str:
-    record = run.manifest.training
-    assert record is not None, "an opened run is trained"
     core = run.split_core(run.load_split().train).core
     if digest_arrays(np.sort(core.ids, axis=0)) != digest_arrays(np.sort(run.core_ids, axis=0)):
         raise ValueError(
             f"the source no longer has the whole core: {len(core)} of {len(run.core_ids)} images"
         )
-    with _threads(record.threads), tempfile.TemporaryDirectory() as scratch:
+    data, missing = _surviving(run)
+    with threads_of_training(run), tempfile.TemporaryDirectory() as scratch:
         if isinstance(run.recipe, RunConfig):
-            pipeline, _ = fit(run.recipe, core, _surviving(run), description="replay")
+            pipeline, _ = fit(run.recipe, core, data, description="replay")
             assert isinstance(pipeline, SemiParametricDDPMPipeline)
             pipeline.save_pretrained(scratch, include_exemplars=True)
         else:
-            trained, _ = fit_classifier(run.recipe, core, _surviving(run), description="replay")
-            trained.save_pretrained(Path(scratch))
-        try:
-            return _compare(Path(scratch), run.model_path)
-        except ValueError as error:
-            raise ValueError(f"{error}{_environment_change(run)}") from error
+            trained, _ = fit_classifier(run.recipe, core, data, description="replay")
+            _completed(trained, missing).save_pretrained(Path(scratch))
+        return _compare_replayed(run, Path(scratch), run.model_path, missing)
 
 
-def _surviving(run: RunFolder) -> IndexedImages:
-    """Return the exemplars as data, in an order of their own."""
+def _surviving(run: RunFolder) -> tuple[IndexedImages, Rows]:
+    """Return the exemplars as data, in an order of their own, and those that only the run has.
+
+    What is kept may be pictures of them; then their own pixels are those of the source, if it has them: it
+    has no images that were added.
+
+    Raises:
+        ValueError: the source lacks more exemplars than were ever added.
+    """
     folder = run.exemplar_folder()
+    none = folder.select(np.empty((0, ID_BYTES), np.uint8))
     if folder.decoded_size == folder.image_shape[:2]:
-        rows = folder.all_rows()
-        names = ("",) * len(rows.ids)
-        data = IndexedImages(rows.pixels, rows.labels, rows.ids, folder.class_names, names)
-    else:  # What is kept are pictures of them: their own pixels are in the source.
-        train = run.load_split().train
-        data = train.select(train.rows_of(unique_ids(folder.ids)))
-    return data.select(np.random.default_rng().permutation(len(data)))
+        rows, missing = folder.all_rows(), none
+        data = IndexedImages(rows.pixels, rows.labels, rows.ids, folder.class_names, ("",) * len(rows.ids))
+    else:
+        rows, train = folder.all_rows(pixels=False), run.load_split().train
+        held = train.holds(rows.ids)
+        missing = none if held.all() else folder.select(rows.ids[~held])
+        _require_added(run, missing)
+        rows = rows.select(held)
+        keys, first = np.unique(id_keys(train.ids), return_index=True)
+        data = train.select(first[np.searchsorted(keys, id_keys(rows.ids))])
+        data = replace(data, labels=rows.labels, class_names=folder.class_names)
+    return data.select(np.random.default_rng().permutation(len(data))), missing
+
+
+def _require_added(run: RunFolder, missing: Rows) -> None:
+    added = sum(entry.images for entry in run.ledger.entries if entry.kind == "added")
+    if len(missing.ids) > added:
+        raise ValueError(
+            f"the source no longer has {len(missing.ids)} of the exemplars, and only {added} were ever "
+            f"added: {first_few(ids_to_hex(missing.ids))}; bring the images back to the source"
+        )
+
+
+def _completed(trained: TrainedClassifier, missing: Rows) -> TrainedClassifier:
+    """Add exemplars, as the run has them, to those that were rebuilt."""
+    assert trained.exemplars is not None, "a run with exemplars is semi-parametric"
+    rows = Rows.joined([trained.exemplars, missing])
+    return replace(trained, exemplars=rows.select(np.argsort(row_keys(rows))))
+
+
+def _compare_replayed(run: RunFolder, rebuilt: Path, kept: Path, missing: Rows) -> str:
+    """Compare two folders; say also which exemplars are not rebuilt but taken from the run."""
+    try:
+        found = _compare(rebuilt, kept)
+    except ValueError as error:
+        raise ValueError(f"{error}{_environment_change(run)}") from error
+    count = len(missing.ids)
+    noun, are = ("exemplar", "was") if count == 1 else ("exemplars", "were")
+    return found + (f"; {count} {noun} {are} not rebuilt: the source does not have them" if count else "")
 
 
 def _compare(rebuilt: Path, kept: Path) -> str:
@@ -204,17 +239,6 @@ def _environment_change(run: RunFolder) -> str:
         f"{name} {then.get(name)} -> {now.get(name)}" for name in now if then.get(name) != now.get(name)
     ]
     return f"; the software differs from the training's: {', '.join(changes)}" if changes else ""
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Compute with as many threads as the training had."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def failures(checks: Sequence[Check]) -> list[Check]:

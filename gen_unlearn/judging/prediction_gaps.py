@@ -15,7 +15,6 @@ from gen_unlearn.metrics.prediction_gap import (
     Distance,
     PredictionGap,
     compare_with_retrained,
-    disagreement,
 )
 from gen_unlearn.metrics.scorecard import Measure
 
@@ -79,6 +78,10 @@ class _Comparison(NamedTuple):
     name: str
     """What names of measures end in."""
 
+    def to_retrained(self, distance: Distance) -> PredictionGap:
+        """Compare the models with the pool."""
+        return compare_with_retrained(self.models, self.retrained, distance)
+
     @property
     def against(self) -> str:
         """What the model is compared with."""
@@ -102,9 +105,10 @@ def measure_prediction_gaps(predictions: Predictions) -> list[Measure]:
     comparisons = list(_comparisons(predictions))
     measures = []
     for quantity in _QUANTITIES:
-        measures += [_distance(quantity, comparison) for comparison in comparisons]
+        found = [(item, item.to_retrained(quantity.distance)) for item in comparisons]
+        measures += [_distance(quantity, item, gap) for item, gap in found]
         if quantity.distance == "disagreement":
-            measures += [_excess(item) for item in comparisons if len(item.retrained) > 1]
+            measures += [_excess(item, gap) for item, gap in found if gap.retrained > 1]
     return measures
 
 
@@ -118,8 +122,7 @@ def _comparisons(predictions: Predictions) -> Iterator[_Comparison]:
                     yield _Comparison(models, retrained, state, pool, images, f"{name}{suffix}{ending}")
 
 
-def _distance(quantity: _Quantity, comparison: _Comparison) -> Measure:
-    found = compare_with_retrained(comparison.models, comparison.retrained, quantity.distance)
+def _distance(quantity: _Quantity, comparison: _Comparison, found: PredictionGap) -> Measure:
     value, sampling = found.to_retrained, _sampling_error(found, len(comparison.retrained[0]))
     text = quantity.text.format(
         images=comparison.images, state=comparison.state, retrained=comparison.against
@@ -149,13 +152,10 @@ def _sampling_error(gap: PredictionGap, images: int) -> float:
     return gap.image_error
 
 
-def _excess(comparison: _Comparison) -> Measure:
+def _excess(comparison: _Comparison, found: PredictionGap) -> Measure:
     """Measure how far PG_H lies above its floor."""
-    (model,), retrained = comparison.models, comparison.retrained
-    to = [disagreement(model, other).value for other in retrained]
-    between = [[disagreement(one, other).value for other in retrained] for one in retrained]
-    found = compare_with_retrained([model], retrained, "disagreement")
-    gap = retrain_gap(to, between, _sampling_error(found, len(model)))
+    (to,), error = found.pairs, _sampling_error(found, len(comparison.retrained[0]))
+    gap = retrain_gap(to, found.retrained_pairs, error)
     spread = {} if gap.retraining_spread is None else {"retraining_spread": gap.retraining_spread}
     return Measure.of(
         f"{_EXCESS}{comparison.name}",

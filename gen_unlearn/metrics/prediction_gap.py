@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import scipy.special
 
-from gen_unlearn.metrics.estimate import Estimate, mean_error, proportion
+from gen_unlearn.metrics.estimate import Estimate, mean_error
 from gen_unlearn.metrics.forgetting import require_distributions
 from gen_unlearn.metrics.pool_errors import cross_error, energy_error, floor_error, pair_mean
 
@@ -23,7 +23,10 @@ MODEL_PROBABILITY_FLOOR = 1e-12
 """Least probability of the unlearned model in a KL divergence, which is at most ``ln 1e12 = 27.6`` nats."""
 
 Distance = Literal["disagreement", "js", "kl"]
-"""Mean over images of `disagreements_per_image`, `js_per_image` (nats) or `kl_per_image` (nats)."""
+"""Mean over images of `disagreements_per_image`, `js_per_image` (nats) or `kl_per_image` (nats).
+
+Of arXiv 2603.22870, ``"disagreement"`` is PG_H and ``"kl"`` is PG_S.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class PredictionGap:
             with the same models.
         models: number of unlearned models.
         retrained: number of retrained models.
+        pairs: distance between each unlearned and each retrained model, float64 ``(models, retrained)``.
+        retrained_pairs: distance between each two retrained models, symmetric, 0 on the diagonal, float64
+            ``(retrained, retrained)``.
     """
 
     distance: Distance
@@ -57,6 +63,8 @@ class PredictionGap:
     image_error: float
     models: int
     retrained: int
+    pairs: np.ndarray = field(repr=False, compare=False)
+    retrained_pairs: np.ndarray = field(repr=False, compare=False)
 
 
 def disagreements_per_image(p: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -120,46 +128,6 @@ def js_per_image(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return np.maximum(terms.sum(axis=1) / 4, 0.0)
 
 
-def disagreement(p: np.ndarray, q: np.ndarray) -> Estimate:
-    """Estimate the share of images on which two models predict another class, in ``[0, 1]``.
-
-    This is PG_H of arXiv 2603.22870. The error is that of other images, taken as independent; see
-    `disagreements_per_image` for arguments and errors.
-    """
-    differ = disagreements_per_image(p, q)
-    return proportion(int(differ.sum()), len(differ))
-
-
-def soft_gap(model: np.ndarray, retrained: np.ndarray) -> Estimate:
-    """Estimate the mean ``KL(retrained || model)`` in nats, with the error of other images.
-
-    This is PG_S of arXiv 2603.22870; see `kl_per_image` for arguments, the floor for zeros and errors.
-    """
-    return _mean(kl_per_image(model, retrained))
-
-
-def jensen_shannon(p: np.ndarray, q: np.ndarray) -> Estimate:
-    """Estimate the mean Jensen-Shannon divergence in nats, in ``[0, ln 2]``, with the error of other images.
-
-    See `js_per_image` for arguments and errors.
-    """
-    return _mean(js_per_image(p, q))
-
-
-def activation_distance(p: np.ndarray, q: np.ndarray) -> Estimate:
-    """Estimate the mean of ``||p - q||_2``, in ``[0, sqrt(2)]``, with the error of other images.
-
-    Args:
-        p: probabilities of one model, ``(n, classes)``, n >= 2.
-        q: probabilities of the other on the same images, ``(n, classes)``.
-
-    Raises:
-        ValueError: if the shapes differ or a row is no distribution.
-    """
-    _require_same_images(p, q)
-    return _mean(np.linalg.norm(_normalised(p) - _normalised(q), axis=1))
-
-
 def compare_with_retrained(
     models: Sequence[np.ndarray], retrained: Sequence[np.ndarray], distance: Distance
 ) -> PredictionGap:
@@ -199,15 +167,15 @@ def compare_with_retrained(
     value, image_error = float(to.mean()), mean_error(per_cross, None)
     error = image_error if to.size == 1 else cross_error(to)
     floor = energy = None
+    between, per_floor = _within(retrained, per_image)
     if len(retrained) > 1:
-        between, per_floor = _within(retrained, per_image)
         floor = Estimate(pair_mean(between), floor_error(to, between))
         if len(models) > 1 and distance != "kl":
             own, per_own = _within(models, per_image)
             energy = Estimate(2 * value - floor.value - pair_mean(own), energy_error(to, own, between))
             image_error = mean_error(2 * per_cross - per_floor - per_own, None)
     return PredictionGap(
-        distance, Estimate(value, error), floor, energy, image_error, len(models), len(retrained)
+        distance, Estimate(value, error), floor, energy, image_error, len(models), len(retrained), to, between
     )
 
 
@@ -244,7 +212,10 @@ def _across(
 def _within(
     pool: Sequence[np.ndarray], per_image: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return symmetric distances ``(K, K)`` of a pool, 0 on the diagonal, and their mean for each image."""
+    """Return symmetric distances ``(K, K)`` of a pool, 0 on the diagonal, and their mean for each image.
+
+    In a pool of one, where there is no such mean, it is 0.
+    """
     means = np.zeros((len(pool), len(pool)))
     total: np.ndarray = np.zeros(len(pool[0]))
     for row, column in itertools.combinations(range(len(pool)), 2):
@@ -252,11 +223,7 @@ def _within(
         values: np.ndarray = np.mean(both, axis=0)
         means[row, column] = means[column, row] = values.mean()
         total += values
-    return means, total / (len(pool) * (len(pool) - 1) / 2)
-
-
-def _mean(values: np.ndarray) -> Estimate:
-    return Estimate(float(values.mean()), mean_error(values, None))
+    return means, total / max(1, len(pool) * (len(pool) - 1) // 2)
 
 
 def _normalised(probabilities: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +61,10 @@ class Voters:
         rows: rows of the bank when it was asked, int64 ``(n,)``, heaviest first, equal ones by id.
         ids: their ids, uint8 ``(n, 16)``.
         labels: their classes, int64 ``(n,)``.
-        weights: share that each has in the vote, float64 ``(n,)``. Of prototypes: the share that it has in
-            the score of the predicted class, whose prototype it is averaged into.
+        weights: share that each has in the vote, float64 ``(n,)``. Of prototypes: how far its score, mixed by
+            the gate, lies above the mean score of all prototypes, 0 if below, divided by the sum of this over
+            the predicted class, whose prototype it is averaged into. What all scores have in common does not
+            matter. If no exemplar of the class lies above, all of them have equal shares.
     """
 
     rows: np.ndarray
@@ -89,9 +92,12 @@ class ParametricPipeline:
 class SemiParametricPipeline:
     """Predict by a vote of exemplars, which can be deleted while it serves.
 
+    Several threads may predict and delete at once: each batch is voted on by the exemplars before or after a
+    deletion, never by some of each. Images are encoded at the same time, votes and deletions take turns.
+
     Attributes:
         network: encodes images.
-        bank: the exemplars that vote.
+        bank: the exemplars that vote; while others predict, delete with `delete` and not from the bank.
         prediction: who of them votes; may be replaced.
     """
 
@@ -115,6 +121,7 @@ class SemiParametricPipeline:
         self.prediction = prediction
         codes = rows.codes.reshape(-1, *shape)
         self.bank = KeyBank(codes, rows.labels, rows.ids, class_names, core, network.device)
+        self._lock = threading.Lock()  # Held by whoever reads or changes the bank.
 
     def probabilities(self, images: ImageArray) -> np.ndarray:
         """Map uint8 images ``(n, height, width, channels)`` to probabilities, float64 ``(n, classes)``.
@@ -124,25 +131,33 @@ class SemiParametricPipeline:
         Raises:
             ValueError: no exemplar is left.
         """
-        self._require_exemplars()
         return _in_batches(images, self.prediction.batch_size, self.network.device, self.log_probabilities)
 
     def log_probabilities(self, inputs: Tensor) -> Tensor:
-        """Map images ``(batch, channels, height, width)`` in [-1, 1] to log-probabilities of the classes."""
-        features = self.network.encoder(inputs)
-        bank, gate, classes = self.bank, self.network.experts(features), len(self.bank.class_names)
-        if self.prediction.vote == "prototypes":
-            return prototype_vote(self.network.queries(features), bank.prototypes, bank.present, gate)
-        scores, rows = self._retrieve(features)
-        labels = bank.labels_tensor[rows]
-        if self.prediction.vote == "nearest-neighbours":
-            scores = torch.zeros_like(scores)
-        return retrieved_vote(scores, labels, classes, gate)
+        """Map images ``(batch, channels, height, width)`` in [-1, 1] to log-probabilities of the classes.
 
-    def _retrieve(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        Raises:
+            ValueError: no exemplar is left.
+        """
+        asking, gate, prediction = self._ask(inputs)
+        with self._lock:
+            self._require_exemplars()
+            bank = self.bank
+            if prediction.vote == "prototypes":
+                return prototype_vote(asking, bank.prototypes, bank.present, gate)
+            scores, rows = self._retrieve(asking, prediction)
+            return retrieved_vote(scores, bank.labels_tensor[rows], len(bank.class_names), gate)
+
+    def _ask(self, inputs: Tensor) -> tuple[Tensor, Tensor, PredictionConfig]:
+        """Return what images are compared by, ``(batch, experts, key_dim)``, the gate, and who is to vote."""
+        features, prediction = self.network.encoder(inputs), self.prediction
+        asking = self.network.keys if prediction.vote == "nearest-neighbours" else self.network.queries
+        return asking(features), self.network.experts(features), prediction
+
+    def _retrieve(self, asking: Tensor, prediction: PredictionConfig) -> tuple[Tensor, Tensor]:
         """Return scores and rows of the exemplars that vote, ``(batch, experts, neighbours)``."""
-        asking = self.network.keys if self.prediction.vote == "nearest-neighbours" else self.network.queries
-        return nearest_exemplars(asking(features), self.bank.keys, self.prediction.neighbours, self._order)
+        scores, rows = nearest_exemplars(asking, self.bank.keys, prediction.neighbours, self._order)
+        return torch.zeros_like(scores) if prediction.vote == "nearest-neighbours" else scores, rows
 
     def _order(self, rows: Tensor) -> Tensor:
         """Order rows by id and label: their order in the bank depends on what was deleted before."""
@@ -161,49 +176,53 @@ class SemiParametricPipeline:
         Raises:
             ValueError: no exemplar is left.
         """
-        self._require_exemplars()
-        features = self.network.encoder(to_model_input(images).to(self.network.device))
-        gate = self.network.experts(features).exp()
-        if self.prediction.vote == "prototypes":
-            shares = self._shares_in_prototypes(features, gate)
-        else:
-            scores, rows = self._retrieve(features)
-            uniform = self.prediction.vote == "nearest-neighbours"
-            weights = (torch.zeros_like(scores) if uniform else scores).softmax(dim=2) * gate[:, :, None]
-            shares = weights.new_zeros(len(images), len(self.bank))
-            shares.scatter_add_(1, rows.flatten(1), weights.flatten(1))
-        retrieved = self.network.config.experts * self.prediction.neighbours
-        heaviest, rows = shares.topk(min(max(count, retrieved), len(self.bank)), dim=1)
-        return [
-            self._voters(row[weight > 0], weight[weight > 0], count)
-            for row, weight in zip(rows.cpu().numpy(), heaviest.double().cpu().numpy(), strict=True)
-        ]
+        asking, gate, prediction = self._ask(to_model_input(images).to(self.network.device))
+        with self._lock:
+            self._require_exemplars()
+            if prediction.vote == "prototypes":
+                shares = self._shares_in_prototypes(asking, gate)
+            else:
+                scores, rows = self._retrieve(asking, prediction)
+                weights = scores.softmax(dim=2) * gate.exp()[:, :, None]
+                shares = weights.new_zeros(len(images), len(self.bank))
+                shares.scatter_add_(1, rows.flatten(1), weights.flatten(1))
+            return [self._voters(row, count) for row in shares]
 
-    def _shares_in_prototypes(self, features: Tensor, gate: Tensor) -> Tensor:
-        """Return the share of every exemplar in the score of the predicted class, ``(batch, exemplars)``."""
-        queries = self.network.queries(features)
-        votes = prototype_vote(queries, self.bank.prototypes, self.bank.present, gate.log())
-        scores = torch.einsum("bed,ned,be->bn", queries, self.bank.keys, gate)
-        mine = self.bank.labels_tensor == votes.argmax(dim=1, keepdim=True)
-        scores = torch.where(mine, scores.clamp_min(0), 0.0)
-        return scores / scores.sum(dim=1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
+    def _shares_in_prototypes(self, queries: Tensor, gate: Tensor) -> Tensor:
+        """Return the share of every exemplar in the predicted class, ``(batch, exemplars)``, see `Voters`."""
+        bank, mixed = self.bank, queries * gate.exp()[:, :, None]
+        predicted = prototype_vote(queries, bank.prototypes, bank.present, gate).argmax(dim=1, keepdim=True)
+        mine = bank.labels_tensor == predicted
+        common = torch.einsum("bed,ed->b", mixed, bank.prototypes[bank.present].mean(dim=0))
+        above = torch.einsum("bed,ned->bn", mixed, bank.keys) - common[:, None]
+        above = torch.where(mine, above.clamp_min(0), 0.0)
+        above = torch.where(above.any(dim=1, keepdim=True), above, mine.to(above.dtype))
+        return above / above.sum(dim=1, keepdim=True)
 
-    def _voters(self, rows: np.ndarray, weights: np.ndarray, count: int) -> Voters:
+    def _voters(self, shares: Tensor, count: int) -> Voters:
         """Name the first `count`; equal ones by id, as the order of the bank's rows means nothing."""
+        least = shares.topk(min(count, len(shares))).values[-1]
+        found = ((shares >= least) & (shares > 0)).nonzero().squeeze(1)
+        rows, weights = found.cpu().numpy(), shares[found].double().cpu().numpy()
         order = np.lexsort((self.bank.labels[rows], id_keys(self.bank.ids[rows]), -weights))[:count]
         return Voters(rows[order], self.bank.ids[rows[order]], self.bank.labels[rows[order]], weights[order])
 
     def delete(self, forget: ForgetSet) -> DeletionReceipt:
         """Delete exemplars from the bank that serves, in time that grows with their number alone.
 
+        It waits for the vote that is being taken, and every later one is without them.
+
         Raises:
             ValueError: an id is not held; nothing is deleted.
         """
-        return self.bank.delete(forget)
+        with self._lock:
+            return self.bank.delete(forget)
 
     def _require_exemplars(self) -> None:
         if not len(self.bank):
-            raise ValueError("no exemplar is left, so nothing can be predicted; add exemplars")
+            raise ValueError(
+                "no exemplar is left, so nothing can be predicted; add some: gen-unlearn add RUN IMAGES"
+            )
 
 
 ClassificationPipeline = ParametricPipeline | SemiParametricPipeline

@@ -25,7 +25,7 @@ def search_array(array: np.ndarray, wanted: Wanted, half_precision: bool = False
 
     Args:
         array: whole numbers are taken as pixels and as the bytes of ids; floats as pixels in [-1, 1],
-            [0, 1] or [0, 255], and as tokens; 16-bit numbers as codes; texts as texts.
+            [0, 1] or [0, 255], and as tokens; both as keys; texts as texts.
         wanted: what to look for.
         half_precision: the floats were stored with 16 bits, even if they have more now.
     """
@@ -34,25 +34,18 @@ def search_array(array: np.ndarray, wanted: Wanted, half_precision: bool = False
     if array.dtype.kind not in "iuf" or not array.size:
         return
     yield from _search_ids(array, wanted)
-    for rows in _images(array, wanted.image_shape):
-        yield from _search_images(rows, wanted)
+    for shape in (wanted.image_shape, *wanted.picture_shapes):
+        for rows in _images(array, shape):
+            yield from _search_images(rows, wanted)
+    half_precision = array.dtype.kind == "f" and (half_precision or array.dtype.itemsize == 2)
+    found: list[int] = []
     if array.dtype.kind == "f" and wanted.tokens is not None:
         rows = rows_of_size(array, wanted.tokens.values)
-        tolerance = HALF_TOLERANCE if half_precision or array.dtype.itemsize == 2 else TOLERANCE
-        found = tuple(wanted.tokens.find(rows, tolerance))
-        if found:
-            yield Hit(kind="encoded tokens", unit="row", positions=found)
-    if array.dtype == np.int16 and wanted.codes is not None:
-        rows = rows_of_size(array, wanted.codes.shape[1])
-        held = np.flatnonzero(np.isin(_row_keys(rows), _row_keys(wanted.codes))).tolist()
-        if held:
-            yield Hit(kind="encoded tokens", unit="row", positions=tuple(held))
-
-
-def _row_keys(rows: np.ndarray) -> np.ndarray:
-    """Return one key for each row of an array ``(n, values)``, equal where the rows are."""
-    rows = np.ascontiguousarray(rows)
-    return rows.view(np.dtype((np.void, rows.shape[1] * rows.dtype.itemsize))).reshape(-1)
+        found += wanted.tokens.find(rows, HALF_TOLERANCE if half_precision else TOLERANCE)
+    if array.dtype.itemsize > 1 and wanted.codes is not None:
+        found += wanted.codes.find(rows_of_size(array, wanted.codes.values), half_precision)
+    if found:
+        yield Hit(kind="encoded tokens", unit="row", positions=tuple(found))
 
 
 def search_texts(texts: list[str], wanted: Wanted) -> list[Hit]:

@@ -24,6 +24,11 @@ class DeletedImages:
         tokens: what the model's encoder makes of the images, float32 ``(n, ...)``, or `None`.
         shared_names: base names that retained images have too, which alone say nothing.
         codes: the codes of the keys that a classifier makes of the images, int16 ``(n, length)``, or `None`.
+        retained_codes: those that it makes of retained images that are nearly deleted ones, as `codes`, or
+            `None`; what is nearer to one of these is no residue.
+        code_scale: steps per unit of the keys that the codes stand for.
+        pictures: the images in another size, in which the run keeps pictures of its exemplars, uint8
+            ``(n, height, width, channels)``, or `None`. Those of one colour all over are not searched for.
     """
 
     ids: np.ndarray
@@ -32,24 +37,34 @@ class DeletedImages:
     tokens: np.ndarray | None = None
     shared_names: frozenset[str] = frozenset()
     codes: np.ndarray | None = None
+    retained_codes: np.ndarray | None = None
+    code_scale: int = 1
+    pictures: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         id_keys(self.ids)
-        if self.images.dtype != np.uint8 or self.images.ndim != 4:
-            raise ValueError(
-                f"expected uint8 images of shape (n, height, width, channels), got {self.images.dtype} "
-                f"{self.images.shape}; pass an array with 0 rows if the pixels are not known"
-            )
+        for pixels in (self.images,) if self.pictures is None else (self.images, self.pictures):
+            if pixels.dtype != np.uint8 or pixels.ndim != 4:
+                raise ValueError(
+                    f"expected uint8 images of shape (n, height, width, channels), got {pixels.dtype} "
+                    f"{pixels.shape}; pass an array with 0 rows if the pixels are not known"
+                )
         if self.tokens is not None and (self.tokens.dtype != np.float32 or self.tokens.ndim < 2):
             raise ValueError(
                 f"expected float32 tokens of shape (n, ...), got {self.tokens.dtype} {self.tokens.shape}; "
                 f"pass one row for each deleted image, or None"
             )
-        if self.codes is not None and (self.codes.dtype != np.int16 or self.codes.ndim != 2):
-            raise ValueError(
-                f"expected int16 codes of shape (n, length), got {self.codes.dtype} {self.codes.shape}; "
-                f"pass one row for each deleted image, or None"
-            )
+        for codes in (self.codes, self.retained_codes):
+            if codes is not None and (codes.dtype != np.int16 or codes.ndim != 2):
+                raise ValueError(
+                    f"expected int16 codes of shape (n, length), got {codes.dtype} {codes.shape}; "
+                    f"pass one row for each image, or None"
+                )
+
+    @property
+    def looks(self) -> tuple[np.ndarray, ...]:
+        """The images and, if there are any, the pictures: each uint8 ``(n, height, width, channels)``."""
+        return (self.images,) if self.pictures is None else (self.images, textured(self.pictures))
 
 
 class KnownIds:
@@ -86,3 +101,8 @@ class KnownIds:
 def is_flat(images: np.ndarray) -> np.ndarray:
     """Tell which images ``(m, height, width, channels)`` have one colour all over: bool ``(m,)``."""
     return (images == images[:, :1, :1]).all(axis=(1, 2, 3))
+
+
+def textured(images: np.ndarray) -> np.ndarray:
+    """Return the images ``(m, height, width, channels)`` that are not flat."""
+    return images[~is_flat(images)]

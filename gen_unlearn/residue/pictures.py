@@ -85,7 +85,7 @@ def _pixels(frame: Image.Image, channels: int) -> np.ndarray:
 
 
 def _search_pixels(pixels: np.ndarray, fitted: np.ndarray, wanted: Wanted, place: str) -> Iterator[Hit]:
-    """Search for tiles; without any, for an original that was cropped and resized to a deleted image."""
+    """Search for tiles; without any, for a whole image, or an original that was resized to one."""
     found = _find_tiles(pixels, wanted)
     if found:
         remark = FLAT if is_flat(pixels[None])[0] else ""
@@ -93,6 +93,8 @@ def _search_pixels(pixels: np.ndarray, fitted: np.ndarray, wanted: Wanted, place
         yield Hit(kind="picture", place=place, unit="tile", positions=positions, remark=remark)
     elif not is_flat(fitted[None])[0] and wanted.known.of_images(fitted[None])[0]:
         yield _whole_picture(place, "cropped and resized as the data set was")
+    elif pixels.shape in wanted.picture_shapes and wanted.known.of_images(pixels[None])[0]:
+        yield _whole_picture(place, "in the size in which pictures of exemplars are kept")
 
 
 def _find_tiles(pixels: np.ndarray, wanted: Wanted) -> list[Place]:

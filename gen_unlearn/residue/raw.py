@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gen_unlearn.repro import ID_BYTES, ids_from_hex, ids_to_hex
-from gen_unlearn.residue.deleted import DeletedImages, KnownIds, is_flat
+from gen_unlearn.residue.deleted import DeletedImages, KnownIds, is_flat, textured
 from gen_unlearn.residue.hits import Hit, Kind, merged
 from gen_unlearn.residue.names import stands_alone, written_forms
 from gen_unlearn.residue.patterns import PatternGroup, PatternSet
@@ -40,14 +40,18 @@ class RawSearch:
     Args:
         deleted: what is known of them.
         known: recognises the ids among hexadecimal digits, also ids that are not listed.
-        image_patterns: the images that are not flat as strings, or `None` if there are none.
+        image_patterns: of the images and of the pictures, those that are not flat as strings, or `None` if
+            there are none.
     """
 
-    def __init__(self, deleted: DeletedImages, known: KnownIds, image_patterns: PatternGroup | None) -> None:
+    def __init__(
+        self, deleted: DeletedImages, known: KnownIds, image_patterns: Sequence[PatternGroup | None]
+    ) -> None:
         self._known = known
         self._groups = [*_id_groups(deleted.ids), *_name_groups(deleted.names, deleted.shared_names)]
-        if image_patterns is not None:
-            self._groups += _pixel_groups(deleted.images, image_patterns)
+        for images, patterns in zip(deleted.looks, image_patterns, strict=True):
+            if patterns is not None:
+                self._groups += _pixel_groups(textured(images), patterns)
         self._patterns = PatternSet([group.patterns for group in self._groups])
         flat = deleted.images[is_flat(deleted.images)]
         layouts = [*flat, *flat.transpose(0, 3, 1, 2)]
@@ -144,7 +148,7 @@ def _name_groups(names: Sequence[str], shared: Collection[str]) -> list[_Group]:
 def _pixel_groups(images: np.ndarray, image_patterns: PatternGroup) -> list[_Group]:
     groups = [_Group("pixels", image_patterns)]
     if images.shape[-1] > 1:
-        planar = images[~is_flat(images)].transpose(0, 3, 1, 2)
+        planar = images.transpose(0, 3, 1, 2)
         groups.append(_Group("pixels", PatternGroup.of(planar.reshape(len(planar), -1))))
     return groups
 

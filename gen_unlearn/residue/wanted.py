@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gen_unlearn.report.images import shrink_for_page
-from gen_unlearn.repro import ID_BYTES
-from gen_unlearn.residue.deleted import DeletedImages, KnownIds, Recognise, is_flat
+from gen_unlearn.repro import ID_BYTES, image_ids
+from gen_unlearn.residue.codes import CodeMatcher
+from gen_unlearn.residue.deleted import DeletedImages, KnownIds, Recognise, is_flat, textured
 from gen_unlearn.residue.lossy import LossyMatcher
 from gen_unlearn.residue.patterns import PatternGroup
 from gen_unlearn.residue.raw import RawSearch
@@ -28,21 +29,23 @@ class Wanted:
 
     Attributes:
         image_shape: ``(height, width, channels)`` of the deleted images.
-        known: recognises their ids.
+        picture_shapes: shapes of other sizes in which pictures of them may be kept.
+        known: recognises their ids, and the ids that pictures of them would have.
         raw: finds them in bytes.
         tiles: find them in larger pictures, as they are and as small as pages show them.
         lossy: finds them in lossy pictures; `None` if no pixels are known.
         tokens: finds their tokens; `None` if no tokens are known.
-        codes: the codes of their keys, int16 ``(n, length)``; `None` if none are known.
+        codes: finds their keys; `None` if none are known.
     """
 
     image_shape: tuple[int, int, int]
+    picture_shapes: tuple[tuple[int, int, int], ...]
     known: KnownIds
     raw: RawSearch
     tiles: tuple[TileIndex, ...]
     lossy: LossyMatcher | None
     tokens: TokenMatcher | None
-    codes: np.ndarray | None
+    codes: CodeMatcher | None
 
     @classmethod
     def of(cls, deleted: DeletedImages, recognise: Recognise, image_shape: tuple[int, int, int]) -> Wanted:
@@ -56,28 +59,29 @@ class Wanted:
                 f"expected deleted images of shape {image_shape} with 1 or 3 channels, got "
                 f"{deleted.images.shape[1:]}; pass the shape of the run's images"
             )
-        textured = deleted.images[~is_flat(deleted.images)]
-        patterns = None
-        if len(textured) and math.prod(image_shape) >= SMALLEST_IMAGE:
-            patterns = _patterns(textured)
+        looks = [textured(images) for images in deleted.looks]
+        patterns = [_patterns(images) if _tell(images) else None for images in looks]
         tokens = None if deleted.tokens is None else TokenMatcher(deleted.tokens)
-        known = KnownIds(deleted.ids, recognise)
+        codes = None if deleted.codes is None or not len(deleted.codes) else deleted.codes
+        known = KnownIds(np.concatenate([deleted.ids, *map(image_ids, looks[1:])]), recognise)
         return cls(
             image_shape=image_shape,
+            picture_shapes=tuple(images.shape[1:] for images in looks[1:]),
             known=known,
             raw=RawSearch(deleted, known, patterns),
-            tiles=tuple(_tile_indexes(textured, patterns)),
-            lossy=LossyMatcher(textured) if len(textured) else None,
+            tiles=tuple(tile for look in zip(looks, patterns, strict=True) for tile in _tile_indexes(*look)),
+            lossy=LossyMatcher(looks[0]) if len(looks[0]) else None,
             tokens=tokens if tokens is not None and tokens.values >= FEWEST_VALUES else None,
-            codes=deleted.codes if deleted.codes is not None and _many_values(deleted.codes) else None,
+            codes=None if codes is None or not _long(codes) else CodeMatcher.of(deleted),
         )
 
     @property
     def row_sizes(self) -> set[int]:
         """How many values the rows of an array have that holds ids, pixels, tokens or codes."""
         tokens = set() if self.tokens is None else {self.tokens.values}
-        codes = set() if self.codes is None else {self.codes.shape[1]}
-        return {ID_BYTES, math.prod(self.image_shape)} | tokens | codes
+        codes = set() if self.codes is None else {self.codes.values}
+        pixels = {math.prod(shape) for shape in (self.image_shape, *self.picture_shapes)}
+        return {ID_BYTES} | pixels | tokens | codes
 
     def label(self, noun: str, name: str, number: int) -> str:
         """Name a part of a file for a report; by its number if its name is itself residue."""
@@ -85,8 +89,13 @@ class Wanted:
         return f"{noun} {number}" if self.raw.search(written) else f"{noun} '{name}'"
 
 
-def _many_values(codes: np.ndarray) -> bool:
-    return len(codes) > 0 and codes.shape[1] >= FEWEST_VALUES
+def _long(codes: np.ndarray) -> bool:
+    return codes.shape[1] >= FEWEST_VALUES
+
+
+def _tell(images: np.ndarray) -> bool:
+    """Whether images have enough values to be searched for in bytes."""
+    return len(images) > 0 and math.prod(images.shape[1:]) >= SMALLEST_IMAGE
 
 
 def _patterns(images: np.ndarray) -> PatternGroup:

@@ -47,8 +47,9 @@ class CheckpointFolder:
     """A folder of resume points ``step-00001000``, of which the newest `keep` are kept.
 
     A resume point appears under its name by one rename, after all of it was written, so a torn
-    one is never loaded. It holds Accelerate's state, the averaged weights and a small JSON file; the random
-    numbers of training are derived from the step and need no state.
+    one is never loaded. It holds Accelerate's state, the averaged weights and a small JSON file. What a step
+    sees is derived from the step and needs no state; what the network draws by itself, as the dropout of some
+    encoders of torchvision does, continues with torch's generators, whose state is part of Accelerate's.
 
     Attributes:
         path: the folder.

@@ -65,7 +65,7 @@ def contents(folder: Path) -> Files:
 def saved(rows: Rows, path: Path) -> Files:
     """Save exemplars to a new folder, and return every file."""
     shutil.rmtree(path, ignore_errors=True)
-    save_store(rows, CONFIG_TEXT, NAMES, path)
+    save_store(rows, CONFIG_TEXT, path)
     return contents(path)
 
 
@@ -342,7 +342,7 @@ def test_only_the_shards_that_may_hold_an_id_are_read(tmp_path: Path) -> None:
 def test_a_store_is_not_saved_over_other_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match=r"holds files of something else: thesis\.txt"):
-        save_store(population(1), CONFIG_TEXT, NAMES, tmp_path)
+        save_store(population(1), CONFIG_TEXT, tmp_path)
     assert contents(tmp_path) == {"thesis.txt": b"years of work"}
 
 
@@ -364,7 +364,7 @@ def real_rows(limit_bits: int = 12) -> Rows:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store of single images, two of them in a group, that passes."""
     set_limit(monkeypatch, 1)
-    save_store(real_rows(), CONFIG_TEXT, NAMES, tmp_path / "store")
+    save_store(real_rows(), CONFIG_TEXT, tmp_path / "store")
     ExemplarFolder.open(tmp_path / "store").verify()
     assert any(name.endswith(".sums") for name in contents(tmp_path / "store"))
     return tmp_path / "store"

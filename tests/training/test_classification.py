@@ -14,6 +14,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from transformers import ViTConfig, ViTModel
 
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.fit import fit_classifier
@@ -400,6 +401,40 @@ def test_stochastic_gradient_descent_has_nesterovs_momentum() -> None:
 def test_settings_out_of_range_are_refused(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recipe(override)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("training.exemplars=batch", "a semi-parametric model: alone, an image has no other"),
+        (SAMPLED, "a semi-parametric model"),
+        (PARAMETRIC, "an encoder with batch normalisation: alone"),
+    ],
+)
+def test_steps_of_one_image_that_cannot_train_are_refused_before_a_folder_is_written(
+    tmp_path: Path, kind: str, message: str
+) -> None:
+    config = recipe("training.batch_size=1", kind)
+    with pytest.raises(ValueError, match=rf"training\.batch_size of at least 2, got 1, for {message}"):
+        train(config, tmp_path / "run")
+    assert not any(tmp_path.iterdir())
+
+
+def test_steps_of_one_image_train_what_has_no_batch_normalisation(
+    data: IndexedImages, tmp_path: Path
+) -> None:
+    sizes = ViTConfig(
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        image_size=8,
+        patch_size=4,
+    )
+    ViTModel(sizes).save_pretrained(tmp_path)
+    encoder = EncoderConfig(kind="transformers", weights=str(tmp_path))
+    config = recipe(PARAMETRIC, "training.batch_size=1", "training.images=4")
+    trained(replace(config, model=replace(config.model, encoder=encoder)), data)
 
 
 def test_a_batch_must_leave_exemplars(data: IndexedImages) -> None:
