@@ -263,7 +263,10 @@ def _fine_tune(network: ParametricClassifier, data: Split) -> None:
 
 
 def _ascend(network: ParametricClassifier, data: Split) -> None:
-    """Ascend the loss of what is to be forgotten for five passes at 1e-4, with fixed batch statistics."""
+    """Ascend the loss of what is to be forgotten for five passes at 1e-4, with fixed batch statistics.
+
+    Gradients are clipped, or the loss of photographs runs away to infinity.
+    """
     for _ in range(5):
         _descend(network.eval(), data.test, 1e-4, -1.0)
 
@@ -277,6 +280,7 @@ def _descend(network: ParametricClassifier, data: IndexedImages, rate: float, si
         loss = sign * F.cross_entropy(logits, torch.from_numpy(data.labels[rows]))
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
 
 
