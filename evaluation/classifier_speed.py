@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -34,10 +33,15 @@ from gen_unlearn.shards import Rows
 CONFIGS = Path(__file__).parents[1] / "configs"
 CIFAR, IMAGENET = 50_000, 1_281_167
 VOTES: dict[str, Vote] = {"SPM-C": "prototypes", "SPM-R, 32 neighbours": "exemplars"}
-_LOADING = (
-    "import sys; from pathlib import Path; from gen_unlearn.runs import RunFolder; "
-    "RunFolder.open(Path(sys.argv[1])).load_classifier()"
-)
+_LOADING = """
+import re, sys, time
+from pathlib import Path
+from gen_unlearn.runs import RunFolder
+started = time.perf_counter()
+pipeline = RunFolder.open(Path(sys.argv[1])).load_classifier()
+most = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)
+sys.stdout.write(f"{time.perf_counter() - started} {most}")
+"""
 
 
 def classifier_rows(repeats: int) -> list[Row]:
@@ -132,18 +136,12 @@ def _imagenet_rows(repeats: int) -> list[Row]:
 
 
 def _load_in_another_process(run: Path) -> tuple[float, float]:
-    """Return the seconds that loading a run takes, and the most memory in gigabytes."""
-
-    def load() -> None:
-        nonlocal memory
-        child = subprocess.Popen([sys.executable, "-c", _LOADING, str(run)])
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        assert child.returncode == 0
-        memory = usage.ru_maxrss / 2**20
-
-    memory = 0.0
-    return seconds_of(load), memory
+    """Return the seconds that loading a run takes, and the most memory in gigabytes, in a fresh process."""
+    found = subprocess.run(
+        [sys.executable, "-c", _LOADING, str(run)], check=True, capture_output=True, text=True
+    )
+    seconds, kilobytes = found.stdout.split()
+    return float(seconds), int(kilobytes) / 2**20
 
 
 def _noise(count: int, picture: tuple[int, int, int], classes: int, config: ClassifierConfig) -> Rows:

@@ -181,8 +181,7 @@ class ExemplarFolder:
         rows = map(self.rows_of, self.shards())
         if pixels:
             return Rows.joined([Rows.none(self.image_shape, self.code_length), *rows])
-        empty = (part._replace(pixels=np.empty(len(part.ids), np.uint8)) for part in rows)
-        return Rows.joined([Rows.none((), self.code_length), *empty])
+        return Rows.joined([Rows.none((), self.code_length), *(part.without_pixels() for part in rows)])
 
     def rows_of(self, shard: Piece) -> Rows:
         """Read one shard, and check its SHA-256 and its name."""

@@ -65,6 +65,11 @@ class Rows(NamedTuple):
         codes = None if self.codes is None else self.codes[rows]
         return Rows(self.pixels[rows], self.labels[rows], self.ids[rows], codes)
 
+    def without_pixels(self) -> Rows:
+        """Return copies of the other columns: views would keep the whole file that was read in memory."""
+        codes = None if self.codes is None else self.codes.copy()
+        return Rows(np.empty(len(self.ids), np.uint8), self.labels.copy(), self.ids.copy(), codes)
+
     @classmethod
     def none(cls, image_shape: tuple[int, ...], code_length: int = 0) -> Rows:
         """Return no exemplar."""

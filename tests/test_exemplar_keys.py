@@ -298,3 +298,20 @@ def test_names_are_checked_for_what_is_read(everything: Rows, tmp_path: Path) ->
 
 def test_codes_count_for_the_size_of_a_shard() -> None:
     assert shards.shard_limit((8, 8, 1), 0) > shards.shard_limit((8, 8, 1), 64)
+
+
+def test_rows_without_pixels_keep_no_file_in_memory() -> None:
+    rows = Rows(
+        np.zeros((3, 8, 8, 1), np.uint8),
+        np.arange(3),
+        np.arange(48, dtype=np.uint8).reshape(3, 16),
+        np.arange(12, dtype=np.int16).reshape(3, 4),
+    )
+    read = Rows.from_bytes(rows.to_bytes(), "shard")
+    kept = read.without_pixels()
+    assert kept.codes is not None
+    assert all(part.base is None for part in (kept.labels, kept.ids, kept.codes)), "views would hold the file"
+    np.testing.assert_array_equal(kept.codes, rows.codes)
+    np.testing.assert_array_equal(kept.ids, rows.ids)
+    assert kept.pixels.shape == (3,)
+    assert Rows(rows.pixels, rows.labels, rows.ids).without_pixels().codes is None
