@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +16,12 @@ from gen_unlearn.core import CoreMode
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.indexed_images import first_few
 from gen_unlearn.receipts import CLASSIFIER_PROMISES, DeletionReceipt
-from gen_unlearn.repro import ID_BYTES, digest_json, id_keys, ids_to_hex, software_versions
+from gen_unlearn.repro import ID_BYTES, digest_json, ids_to_hex, software_versions
+from gen_unlearn.row_lookup import RowLookup, swapped
 from gen_unlearn.set_digest import ClassSums
 
 _LARGEST = 32767
 _BLOCK = 8192
-_Rows = TypeVar("_Rows", np.ndarray, Tensor)
 
 
 def key_scale(key_dim: int) -> int:
@@ -97,7 +97,7 @@ class KeyBank:
         self.class_names, self.core, self.device = tuple(class_names), core, torch.device(device)
         self._tally = self._tallied()
         self.counts, self.sums = self._tally.counts, self._tally.sums
-        self._lookup = _Lookup(self.ids)
+        self._lookup = RowLookup(self.ids)
         self._served: tuple[Tensor, ...] = ()
         self._prototypes: Tensor | None = None
         self._names_digest = digest_json(self.class_names)
@@ -234,50 +234,9 @@ class KeyBank:
         moving = np.delete(np.arange(after, len(self)), rows[len(holes) :] - after)
         self._lookup.move(rows, moving, holes)
         arrays = (self.codes, self.labels, self.ids)
-        self.codes, self.labels, self.ids = (_swapped(array, moving, holes, after) for array in arrays)
-        self._served = tuple(_swapped(tensor, moving, holes, after) for tensor in self._served)
+        self.codes, self.labels, self.ids = (swapped(array, moving, holes, after) for array in arrays)
+        self._served = tuple(swapped(tensor, moving, holes, after) for tensor in self._served)
         return {self.class_names[label]: int(n) for label, n in zip(classes, counts, strict=True)}
-
-
-class _Lookup:
-    """Rows by id: a hash table of row numbers, with -1 for deleted rows, that holds no id itself."""
-
-    def __init__(self, ids: np.ndarray) -> None:
-        self.bits = max(1, (len(ids) - 1).bit_length())
-        buckets = self._buckets(ids)
-        self.rows = np.argsort(buckets, kind="stable")
-        self.slots = np.empty_like(self.rows)
-        self.slots[self.rows] = np.arange(len(ids))
-        self.starts = np.append(0, np.cumsum(np.bincount(buckets, minlength=1 << self.bits)))
-
-    def _buckets(self, ids: np.ndarray) -> np.ndarray:
-        first, second = id_keys(ids).view("<u8").reshape(-1, 2).T
-        mixed = (first ^ (second * np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xBF58476D1CE4E5B9)
-        return (mixed >> np.uint64(64 - self.bits)).astype(np.int64)
-
-    def find(self, wanted: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows of `ids` that hold a wanted id, and the index of that in `wanted`; both int64."""
-        buckets = self._buckets(wanted)
-        starts, sizes = self.starts[buckets], self.starts[buckets + 1] - self.starts[buckets]
-        index = np.repeat(np.arange(len(wanted)), sizes)
-        rows = self.rows[np.arange(len(index)) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)]
-        rows, index = rows[rows >= 0], index[rows >= 0]
-        same = (ids[rows] == wanted[index]).all(axis=1)
-        return rows[same], index[same]
-
-    def move(self, removed: np.ndarray, moving: np.ndarray, holes: np.ndarray) -> None:
-        """Forget the removed rows, and take down that the moving ones are now in the holes."""
-        self.rows[self.slots[removed]] = -1
-        self.rows[self.slots[moving]] = holes
-        self.slots = _swapped(self.slots, moving, holes, len(self.slots) - len(removed))
-
-
-def _swapped(rows: _Rows, moving: np.ndarray, holes: np.ndarray, after: int) -> _Rows:
-    """Move rows into the holes, zero all but the first `after` places, and return a view of these."""
-    memory: Any = rows.numpy() if isinstance(rows, Tensor) and rows.is_cpu else rows  # waits for no threads
-    memory[holes] = memory[moving]
-    memory[after:] = 0
-    return rows[:after]
 
 
 def _parts(count: int) -> Iterator[slice]:

@@ -1,0 +1,1 @@
+"""Adapter ensembles: many small heads on a frozen backbone, each fit on the few images routed to it."""

@@ -1,0 +1,280 @@
+"""The adapter ensemble in memory: a deletion rebuilds the few adapters that the images were routed to.
+
+"LegoNet" (arXiv 2210.16023) with its holes closed: keys are public, so no deleted image stays in them, and
+each adapter is a function, to the bit, of public settings and of the records routed to it that are left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from gen_unlearn.adapters.determinism import is_deterministic
+from gen_unlearn.adapters.family import WEIGHTS, AdapterState, Subtractable, digest_adapter
+from gen_unlearn.adapters.recipe import EnsembleRecipe
+from gen_unlearn.adapters.records import Records
+from gen_unlearn.adapters.routing import members_of, route
+from gen_unlearn.forget import ForgetSet
+from gen_unlearn.indexed_images import first_few
+from gen_unlearn.receipts import DeletionReceipt, Level
+from gen_unlearn.repro import digest_json, ids_to_hex, software_versions
+from gen_unlearn.row_lookup import RowLookup
+from gen_unlearn.set_digest import ClassSums
+
+ARTEFACT = "adapter ensemble"
+
+
+class Answers(NamedTuple):
+    """What an ensemble says of some images.
+
+    Attributes:
+        scores: mean of what the adapters that answer say, float64 ``(n, classes)``; 0 if none answers.
+        answering: how many of an image's adapters answer, int64 ``(n,)``: an adapter without members does
+            not, and neither does one that waits to be rebuilt.
+    """
+
+    scores: np.ndarray
+    answering: np.ndarray
+
+
+class AdapterEnsemble:
+    """Adapters with the records that they were fit on.
+
+    Deleting images masks the adapters they were routed to, takes the images out, and rebuilds these adapters
+    from what is left. `delete` does it in one go. Where rebuilding takes long, `quarantine` does the first
+    two steps: from then on nothing that answers has seen the images. `rebuild` does the third.
+
+    Deleted rows are zeroed and stay empty; a save is without them.
+
+    Args:
+        recipe: what it is made of.
+        records: what it was fit on, sorted by id and label; copied.
+        routes: of the records, int16 ``(n, neighbours)``, see `gen_unlearn.adapters.routing.route`.
+        states: the adapters that have members.
+
+    Raises:
+        ValueError: `states` are not those of the adapters with members.
+    """
+
+    def __init__(
+        self,
+        recipe: EnsembleRecipe,
+        records: Records,
+        routes: np.ndarray,
+        states: Mapping[int, AdapterState],
+    ) -> None:
+        self.recipe, self.routes = recipe, routes.astype(np.int16)
+        self.records = Records(records.codes.copy(), records.labels.copy(), records.ids.copy())
+        self.members = dict(enumerate(members_of(self.routes, len(recipe.keys))))
+        filled = {adapter for adapter, rows in self.members.items() if len(rows)}
+        if not states.keys() <= filled:
+            without = sorted(states.keys() - filled)
+            raise ValueError(f"expected adapters with members alone, got {first_few(map(str, without))}")
+        self.states = dict(states)
+        self.waiting = {a for a in filled if a not in states or WEIGHTS not in states[a]}
+        self._held = np.ones(len(records), dtype=bool)
+        self._lookup = RowLookup(records.ids)
+        self._tally = ClassSums(len(recipe.class_names), records.codes.shape[1:])
+        self._tally.add(records.codes, records.labels, records.ids)
+        self._digests = {adapter: digest_adapter(state) for adapter, state in self.states.items()}
+        self._versions = software_versions()
+        self._deterministic = is_deterministic(recipe.family)
+
+    @classmethod
+    def fit(cls, recipe: EnsembleRecipe, records: Records) -> AdapterEnsemble:
+        """Route records and fit all adapters."""
+        routes = route(records.codes, recipe.keys, recipe.neighbours)
+        members = dict(enumerate(members_of(routes, len(recipe.keys))))
+        return cls(recipe, records, routes, recipe.fit(records, members))
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Sample ids of the records that are left, uint8 ``(n, 16)``, sorted."""
+        return self.records.ids[self._held]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Their class indices, int64 ``(n,)``."""
+        return self.records.labels[self._held]
+
+    @property
+    def left(self) -> tuple[Records, np.ndarray]:
+        """The records that are left, and their routes: copies."""
+        return self.records.select(self._held), self.routes[self._held]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the recipe, the set of records, and every adapter."""
+        adapters = {str(adapter): digest for adapter, digest in self._digests.items()}
+        return digest_json([self.recipe.digest, len(self), self._tally.rows.hexdigest, adapters])
+
+    @property
+    def level(self) -> Level:
+        """What can be promised of the images that were deleted so far."""
+        if self.recipe.keys.source == "training-samples":
+            return "exemplar-only"
+        if self.waiting:
+            return "influence-free"
+        return "bit-exact" if self._deterministic else "distributional"
+
+    def __len__(self) -> int:
+        return int(self._tally.counts.sum())
+
+    def delete(self, forget: ForgetSet) -> DeletionReceipt:
+        """Delete every record of the images of `forget` and rebuild the adapters they were routed to.
+
+        Raises:
+            ValueError: an id is not held; nothing is deleted.
+        """
+        return self._changed(forget, rebuild=True)
+
+    def quarantine(self, forget: ForgetSet) -> DeletionReceipt:
+        """Delete records, and mask the adapters they were routed to until `rebuild`.
+
+        Raises:
+            ValueError: an id is not held; nothing is deleted.
+        """
+        return self._changed(forget, rebuild=False)
+
+    def rebuild(self) -> int:
+        """Rebuild the adapters that wait for it from the records that are left; return how many."""
+        waiting, family = sorted(self.waiting), self.recipe.family
+        filled = [adapter for adapter in waiting if len(self.members[adapter])]
+        if isinstance(family, Subtractable) and all(adapter in self.states for adapter in filled):
+            rebuilt = {adapter: family.complete(self.states[adapter]) for adapter in filled}
+        else:
+            rebuilt = self.recipe.fit(self.records, {adapter: self.members[adapter] for adapter in filled})
+        self.states |= rebuilt
+        self._digests |= {adapter: digest_adapter(state) for adapter, state in rebuilt.items()}
+        self.waiting.clear()
+        return len(waiting)
+
+    def touched(self, forget: ForgetSet) -> np.ndarray:
+        """Return the adapters that the images of `forget` are routed to, int16, ascending.
+
+        Raises:
+            ValueError: an id is not held.
+        """
+        return np.unique(self.routes[self._rows_of(forget)])
+
+    def scores(self, codes: np.ndarray) -> Answers:
+        """Ask the adapters with the nearest keys.
+
+        Args:
+            codes: of the images, int16 ``(n, features)``.
+        """
+        routes = route(codes, self.recipe.keys, self.recipe.neighbours)
+        return answers(self.recipe, self._serving(), codes, routes)
+
+    def replay(self, adapters: Iterable[int] | None = None) -> list[int]:
+        """Fit adapters afresh from the records that are left; return those that come out differently.
+
+        Args:
+            adapters: which; all by default.
+        """
+        records, routes = self.left
+        members = members_of(routes, len(self.recipe.keys))
+        chosen = range(len(members)) if adapters is None else sorted(adapters)
+        fresh = self.recipe.fit(records, {adapter: members[adapter] for adapter in chosen})
+        digests = {adapter: digest_adapter(state) for adapter, state in fresh.items()}
+        return [adapter for adapter in chosen if digests.get(adapter) != self._digests.get(adapter)]
+
+    def verify(self) -> None:
+        """Check records, routes and adapters against what the state says of itself.
+
+        Raises:
+            ValueError: something was changed by other means than a deletion; says what.
+        """
+        records, routes = self.left
+        fresh = ClassSums(len(self.recipe.class_names), records.codes.shape[1:])
+        fresh.add(records.codes, records.labels, records.ids)
+        digests = {adapter: digest_adapter(state) for adapter, state in self.states.items()}
+        fits = {
+            "records": fresh.rows == self._tally.rows,
+            "routes": np.array_equal(routes, route(records.codes, self.recipe.keys, self.recipe.neighbours)),
+            "adapters": digests == self._digests,
+        }
+        if not all(fits.values()):
+            changed = ", ".join(name for name, fit in fits.items() if not fit)
+            raise ValueError(f"expected the ensemble as it was made, got changed {changed}; fit it again")
+
+    def _serving(self) -> dict[int, AdapterState]:
+        return {adapter: state for adapter, state in self.states.items() if adapter not in self.waiting}
+
+    def _rows_of(self, forget: ForgetSet) -> np.ndarray:
+        rows, found = self._lookup.find(forget.ids, self.records.ids)
+        unknown = np.delete(forget.ids, found, axis=0)
+        if len(unknown):
+            raise ValueError(
+                f"{len(unknown)} of {len(forget)} ids are not in the {ARTEFACT}: "
+                f"{first_few(ids_to_hex(unknown))}; nothing was deleted"
+            )
+        return np.sort(rows)
+
+    def _changed(self, forget: ForgetSet, rebuild: bool) -> DeletionReceipt:
+        """Delete, and perhaps rebuild; return the receipt."""
+        started = time.perf_counter()
+        rows, before = self._rows_of(forget), self.digest
+        removed = np.bincount(self.records.labels[rows], minlength=len(self.recipe.class_names))
+        self._withdraw(rows)
+        if rebuild:
+            self.rebuild()
+        names = self.recipe.class_names
+        return DeletionReceipt(
+            artefact=ARTEFACT,
+            level=self.level,
+            reason=forget.reason,
+            ids=tuple(ids_to_hex(forget.ids)),
+            forget_digest=forget.digest,
+            removed=len(rows),
+            removed_per_class={names[label]: int(removed[label]) for label in np.flatnonzero(removed)},
+            remaining=len(self),
+            digest_before=before,
+            digest_after=self.digest,
+            seconds=time.perf_counter() - started,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=dict(self._versions),
+        )
+
+    def _withdraw(self, rows: np.ndarray) -> None:
+        """Mask the adapters that rows are routed to, and take the rows out of them and out of the records."""
+        family, shape = self.recipe.family, self.recipe.shape
+        touched = [int(adapter) for adapter in np.unique(self.routes[rows])]
+        self.waiting |= set(touched)
+        for adapter in touched:
+            leaving = np.intersect1d(self.members[adapter], rows, assume_unique=True)
+            self.members[adapter] = np.setdiff1d(self.members[adapter], leaving, assume_unique=True)
+            state = self.states.pop(adapter, None)
+            self._digests.pop(adapter, None)
+            if len(self.members[adapter]) and state is not None and isinstance(family, Subtractable):
+                self.states[adapter] = family.update(state, self.records.select(leaving), -1, shape)
+                self._digests[adapter] = digest_adapter(self.states[adapter])
+        self._tally.remove(self.records.codes[rows], self.records.labels[rows], self.records.ids[rows])
+        self._lookup.drop(rows)
+        for column in (self.records.codes, self.records.ids, self.records.labels):
+            column[rows] = 0
+        self._held[rows] = False
+
+
+def answers(
+    recipe: EnsembleRecipe, states: Mapping[int, AdapterState], codes: np.ndarray, routes: np.ndarray
+) -> Answers:
+    """Average what the adapters that images are routed to say of them.
+
+    Args:
+        recipe: what the ensemble is made of.
+        states: the adapters that answer.
+        codes: of the images, int16 ``(n, features)``.
+        routes: of the images, int16 ``(n, neighbours)``.
+    """
+    totals = np.zeros((len(codes), recipe.shape.classes))
+    answering = np.zeros(len(codes), dtype=np.int64)
+    for adapter, rows in enumerate(members_of(routes, len(recipe.keys))):
+        if len(rows) and adapter in states:
+            totals[rows] += recipe.family.scores(states[adapter], codes[rows])
+            answering[rows] += 1
+    return Answers(totals / np.maximum(answering, 1)[:, None], answering)

@@ -1,0 +1,70 @@
+"""What an ensemble is made of, apart from its records, and the fitting of its adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+from accelerate.utils import gather_object
+
+from gen_unlearn.adapters.family import AdapterFamily, AdapterState, FitJob, HeadShape
+from gen_unlearn.adapters.records import Records
+from gen_unlearn.adapters.routing import Keys
+from gen_unlearn.processes import process_state
+from gen_unlearn.repro import digest_json
+
+
+@dataclass(frozen=True, eq=False)
+class EnsembleRecipe:
+    """Everything public that decides an ensemble: with the records it decides every byte.
+
+    Attributes:
+        keys: one for each adapter.
+        family: the kind of adapter, a frozen dataclass.
+        neighbours: adapters that each record is routed to, and that answer for an image.
+        class_names: names of all classes.
+        seed: of initial weights and orders.
+    """
+
+    keys: Keys
+    family: AdapterFamily
+    neighbours: int
+    class_names: tuple[str, ...]
+    seed: int
+
+    @property
+    def shape(self) -> HeadShape:
+        """Sizes of every adapter."""
+        return HeadShape(self.keys.codes.shape[1], len(self.class_names))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        family = {"name": type(self.family).__name__, **asdict(self.family)}  # type: ignore[call-overload]
+        rest = {"neighbours": self.neighbours, "class_names": list(self.class_names), "seed": self.seed}
+        return digest_json({"keys": self.keys.digest, "family": family, **rest})
+
+    def fit(self, records: Records, members: Mapping[int, np.ndarray]) -> dict[int, AdapterState]:
+        """Fit adapters to their members, each in one process; every process gets all of them.
+
+        Args:
+            records: the records.
+            members: the rows of `records` that are routed to each adapter; without any, it has no state.
+        """
+        jobs = [FitJob(adapter, records.select(rows)) for adapter, rows in members.items() if len(rows)]
+        state = process_state()
+        mine = _share(jobs, state.process_index, state.num_processes)
+        fitted = self.family.fit(mine, self.shape, self.seed) if mine else []
+        found = [(job.adapter, adapter) for job, adapter in zip(mine, fitted, strict=True)]
+        return dict(sorted(gather_object(found) if state.num_processes > 1 else found))
+
+    def visits(self, members: Iterable[np.ndarray]) -> int:
+        """Return how often records are read to fit adapters to their members."""
+        return sum(self.family.visits(len(rows)) for rows in members if len(rows))
+
+
+def _share(jobs: Sequence[FitJob], process: int, processes: int) -> list[FitJob]:
+    """Return the adapters that one of several processes fits: every so many of them, by size."""
+    return sorted(jobs, key=lambda job: (len(job.members), job.adapter))[process::processes]
