@@ -73,7 +73,7 @@ class AdapterEnsemble:
         filled = {adapter for adapter, rows in self.members.items() if len(rows)}
         if not states.keys() <= filled:
             without = sorted(states.keys() - filled)
-            raise ValueError(f"expected adapters with members alone, got {first_few(map(str, without))}")
+            raise ValueError(f"expected adapters with members alone, got {first_few([str(a) for a in without])}")
         self.states = dict(states)
         self.waiting = {a for a in filled if a not in states or WEIGHTS not in states[a]}
         self._held = np.ones(len(records), dtype=bool)
