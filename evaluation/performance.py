@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator
 
 from evaluation.classifier_speed import classifier_rows
+from evaluation.ensemble_speed import ensemble_rows
 from evaluation.timing import Row, seconds_of
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.forget import forget
@@ -64,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9, help="timed pairs of each row")
     parser.add_argument("--result", type=Path, default=ROOT / "results" / "performance.json")
-    kinds = ["models", "deletion", "measures", "classifiers"]
+    kinds = ["models", "deletion", "measures", "classifiers", "ensembles"]
     parser.add_argument("--only", choices=kinds, help="time this part alone")
     arguments = parser.parse_args()
     config = load_config(ROOT.parent / "configs" / "digits_spm.yaml")
@@ -82,6 +83,7 @@ def main() -> None:
         ],
         "measures": lambda: measure_rows(few),
         "classifiers": lambda: classifier_rows(few),
+        "ensembles": lambda: ensemble_rows(few),
     }
     chosen = [arguments.only] if arguments.only else list(parts)
     rows = [row for part in chosen for row in parts[part]()]

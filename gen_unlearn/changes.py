@@ -1,27 +1,35 @@
-"""Change the exemplars of a run so that a crash at any moment leaves the old state or the new one.
+"""Change what a run was made of so that a crash at any moment leaves the old state or the new one.
 
-A change is prepared in the folder ``.change``: the new shards, the new list of them, the receipt. One rename,
-of ``commit.json``, decides. Before it, the change is undone by removing the folder; after it, the change is
-finished by moving everything into place, which can be repeated as often as it takes.
+A change concerns the stores of the model: the exemplars, and of an ensemble the adapters. It is prepared in
+the folder ``.change``: the new files of each store, the new lists of them, the receipt. One rename, of
+``commit.json``, decides for all of them. Before it, the change is undone by removing the folder; after it, it
+is finished by moving everything into place, which can be repeated as often as it takes.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from gen_unlearn.atomic import flush_folder, write_flushed, write_text
-from gen_unlearn.exemplar_changes import StoreChange
+from gen_unlearn.commit_record import CommitRecord, StagedChange, StoreFiles
 from gen_unlearn.ledger import LedgerEntry, append_line
 from gen_unlearn.sealing import RunKey
 from gen_unlearn.shards import SUMS
+
+EXEMPLARS = "exemplars"
+"""The store of exemplars, by its name in the model."""
+
+ADAPTERS = "adapters"
+"""The store of an ensemble's adapters."""
+
+_STORES = (ADAPTERS, EXEMPLARS)  # In this order: what saw deleted images stops answering before they go.
 
 LOCK_SECONDS = 30.0
 """How long a change waits for another one."""
@@ -32,51 +40,6 @@ UNDONE = "undid a change of {} that had been interrupted; nothing was changed, s
 
 class RunBusyError(ValueError):
     """Say that another process holds the lock of a run."""
-
-
-@dataclass(frozen=True)
-class _Commit:
-    """What has to be done once a change is decided.
-
-    Attributes:
-        new: shards and groups to move into the store.
-        obsolete: files of the store to remove.
-        receipt: name of the receipt, if there is one.
-        ledger_size: size of the ledger in bytes before the change.
-        line: line to append to it.
-        purge: other files and folders of the run to remove, by path in the run.
-    """
-
-    new: list[str]
-    obsolete: list[str]
-    receipt: str | None
-    ledger_size: int
-    line: str
-    purge: list[str]
-
-    def to_json(self, key: RunKey) -> str:
-        """Return the record, sealed with the key of the run."""
-        return json.dumps(asdict(self) | {"seal": self._seal(key)})
-
-    @classmethod
-    def from_file(cls, path: Path, key: RunKey) -> _Commit:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: it was edited, or written by somebody else.
-        """
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            seal = fields.pop("seal")
-            commit = cls(**fields)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path} is not the record of a change: {error}") from error
-        if seal != commit._seal(key):
-            raise ValueError(f"{path} was not written by this program; remove {path.parent} by hand")
-        return commit
-
-    def _seal(self, key: RunKey) -> str:
-        return key.seal("commit", json.dumps(asdict(self), sort_keys=True))
 
 
 @dataclass(frozen=True)
@@ -99,10 +62,9 @@ class ChangeFolder:
         """The file that is locked."""
         return self.run / ".lock"
 
-    @property
-    def shards(self) -> Path:
-        """Where the new files of the store wait."""
-        return self.path / "exemplars"
+    def staging(self, store: str) -> Path:
+        """Where the new files of a store wait."""
+        return self.path / store
 
     @property
     def names(self) -> frozenset[str]:
@@ -121,13 +83,12 @@ class ChangeFolder:
     def _commit_path(self) -> Path:
         return self.path / "commit.json"
 
-    @property
-    def _store(self) -> Path:
-        return self.run / "model" / "exemplars"
+    def _store(self, name: str) -> Path:
+        return self.run / "model" / name
 
     @contextmanager
-    def prepared(self, wait: float = LOCK_SECONDS) -> Iterator[Path]:
-        """Hold the lock of the run and give an empty folder for new shards; clear up unless `commit` follows.
+    def prepared(self, wait: float = LOCK_SECONDS) -> Iterator[ChangeFolder]:
+        """Hold the lock of the run and make empty folders to stage in; clear up unless `commit` follows.
 
         Raises:
             ValueError: another process held the lock for `wait` seconds, or a part of the run is a link.
@@ -136,8 +97,9 @@ class ChangeFolder:
             self.recover()
             _refuse_links(self.run)
             try:
-                self.shards.mkdir(parents=True)
-                yield self.shards
+                for store in _STORES:
+                    self.staging(store).mkdir(parents=True)
+                yield self
             except OSError:  # A disk that is full after the decision changes nothing.
                 if self.recover() != self._finished:
                     raise
@@ -182,7 +144,7 @@ class ChangeFolder:
 
     def commit(
         self,
-        change: StoreChange,
+        changes: Mapping[str, StagedChange],
         entry: LedgerEntry,
         ledger_size: int,
         receipt: str | None = None,
@@ -191,22 +153,23 @@ class ChangeFolder:
         """Decide the change that is prepared; what is left to do is done on leaving `prepared`.
 
         Args:
-            change: what was staged.
+            changes: what was staged, by store: `EXEMPLARS`, `ADAPTERS` or both.
             entry: the ledger's next entry.
             ledger_size: size of the ledger before it.
             receipt: text of the receipt.
             purge: other files and folders of the run to remove.
         """
-        write_flushed(self.path / SUMS, change.sums.encode())
+        for store, change in changes.items():
+            write_flushed(self.staging(store) / SUMS, change.sums.encode())
+            flush_folder(self.staging(store))
         if receipt is not None:
             write_flushed(self.path / "receipt.json", receipt.encode())
         flush_folder(self.path)
         flush_folder(self.run)
         line = entry.to_line().decode()
-        commit = _Commit(
-            list(change.new), list(change.obsolete), entry.receipt, ledger_size, line, list(purge)
-        )
-        write_text(self._commit_path, commit.to_json(RunKey.from_file(self._key_path)))
+        stores = {store: StoreFiles.of(change) for store, change in changes.items()}
+        record = CommitRecord(stores, entry.receipt, ledger_size, line, list(purge))
+        write_text(self._commit_path, record.to_json(RunKey.from_file(self._key_path)))
 
     def pending(self) -> bool:
         """Tell whether there is a change to finish or to undo, or one in progress."""
@@ -223,7 +186,7 @@ class ChangeFolder:
         try:
             if self.path.exists():
                 if decided:
-                    self._finish(_Commit.from_file(self._commit_path, RunKey.from_file(self._key_path)))
+                    self._finish(CommitRecord.from_file(self._commit_path, RunKey.from_file(self._key_path)))
                 notice = self._finished if decided else UNDONE.format(self.run)
                 self.path.rename(self._done)  # From here on there is no change, only something to clear away.
                 flush_folder(self.run)
@@ -242,29 +205,33 @@ class ChangeFolder:
     def _finished(self) -> str:
         return FINISHED.format(self.run)
 
-    def _finish(self, commit: _Commit) -> None:
+    def _finish(self, record: CommitRecord) -> None:
         """Do what a decided change asks for, as far as it is not done yet."""
         ledger = self.run / "ledger.jsonl"
-        if ledger.stat().st_size > commit.ledger_size + len(commit.line.encode()):
+        if ledger.stat().st_size > record.ledger_size + len(record.line.encode()):
             raise ValueError(
                 f"{self.path} holds a change from before the ledger's last entry; remove it by hand"
             )
-        for name in commit.new:
-            _move(self.shards / name, self._store / name)
-        flush_folder(self._store)
-        _move(self.path / SUMS, self._store / SUMS)
-        flush_folder(self._store)
-        if commit.receipt is not None:
+        stores = [name for name in _STORES if name in record.stores]
+        for store in stores:
+            for name in record.stores[store].new:
+                _move(self.staging(store) / name, self._store(store) / name)
+            flush_folder(self._store(store))
+        for store in stores:
+            _move(self.staging(store) / SUMS, self._store(store) / SUMS)
+            flush_folder(self._store(store))
+        if record.receipt is not None:
             receipts = self.run / "receipts"
             receipts.mkdir(exist_ok=True)
-            _move(self.path / "receipt.json", receipts / commit.receipt)
+            _move(self.path / "receipt.json", receipts / record.receipt)
             flush_folder(receipts)
-        append_line(ledger, commit.ledger_size, commit.line.encode())
-        for name in commit.obsolete:
-            (self._store / name).unlink(missing_ok=True)
-        for name in commit.purge:
+        append_line(ledger, record.ledger_size, record.line.encode())
+        for store in stores:
+            for name in record.stores[store].obsolete:
+                (self._store(store) / name).unlink(missing_ok=True)
+            flush_folder(self._store(store))
+        for name in record.purge:
             _remove(self.run / name)
-        flush_folder(self._store)
         flush_folder(self.run)
 
 
@@ -284,7 +251,8 @@ def _remove(path: Path) -> None:
 
 def _refuse_links(run: Path) -> None:
     """Raise a ValueError if a part of a run's state is a link: deleting it would leave what it points to."""
-    folders = [run, run / "model", run / "model" / "exemplars", run / "receipts"]
+    stores = [run / "model" / store for store in _STORES]
+    folders = [run, run / "model", *stores, run / "receipts"]
     links: list[Path] = []
     for folder in folders:
         if folder.is_dir():

@@ -6,13 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
-import yaml
-from pydantic import TypeAdapter
-
+from gen_unlearn.adapters.families import FAMILIES
 from gen_unlearn.core import CoreConfig
 from gen_unlearn.data import DataConfig
 from gen_unlearn.models.classifier import ClassifierConfig
-from gen_unlearn.pipelines.classification import PredictionConfig
+from gen_unlearn.pipelines.prediction import PredictionConfig
+from gen_unlearn.recipes import recipe_yaml
 from gen_unlearn.repro import digest_json
 from gen_unlearn.training.classification import ClassifierTrainingConfig
 
@@ -61,14 +60,20 @@ class ClassifierRunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.core.mode == "public" and self.model.kind != "semi-parametric":
-            raise ValueError(f"core.mode public needs a semi-parametric model, got {self.model.kind}")
+        if self.core.mode == "public" and self.model.kind == "parametric":
+            raise ValueError(
+                "core.mode public needs a semi-parametric model or an adapter-ensemble, got parametric"
+            )
+        if self.core.mode != "public" and self.model.kind == "adapter-ensemble":
+            raise ValueError(
+                f"model.kind adapter-ensemble needs core.mode public, got {self.core.mode}: its encoder and "
+                "its keys stay as they are after a deletion, so they must never have seen a deletable image"
+            )
         if self.training.encoder_run is not None and self.model.kind != "semi-parametric":
             raise ValueError(
                 f"training.encoder_run trains a fusion on a frozen encoder, which needs a semi-parametric "
                 f"model, got {self.model.kind}"
             )
-
         if self.training.encoder_run is not None and self.core.mode == "public":
             raise ValueError(
                 "core.mode public promises weights that never saw a deletable image, which the encoder of "
@@ -86,21 +91,28 @@ class ClassifierRunConfig:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that decides the trained model: data, model, core, training, seed."""
+        """SHA-256 of everything that decides the trained model: data, model, core, training, seed.
+
+        The training of an encoder whose weights are named is counted in, although there is none.
+        """
         fields = dataclasses.asdict(self)
         for name in _NOT_IN_THE_DIGEST:
             del fields["training"][name]
+        if self.model.kind == "adapter-ensemble":
+            fields["model"]["adapters"] = self._decisive_adapters(fields["model"]["adapters"])
+        else:  # As before there was such a thing, so that digests stay.
+            del fields["model"]["adapters"]
         names = ["task", "data", "model", "training", "seed"]
         if self.core.mode == "public":
             names.append("core")
         return digest_json({name: fields[name] for name in names})
 
+    def _decisive_adapters(self, settings: dict[str, object]) -> dict[str, object]:
+        """Return the settings that decide the adapters: of the families the chosen one alone."""
+        chosen = self.model.adapters.family
+        left_out = {"minimum_batch", *(name for name in FAMILIES if name != chosen)}
+        return {name: value for name, value in settings.items() if name not in left_out}
+
     def to_yaml(self) -> str:
         """Return the recipe with every value spelled out."""
         return recipe_yaml(self)
-
-
-def recipe_yaml(recipe: object) -> str:
-    """Return a recipe, which is a dataclass, as YAML with every value spelled out."""
-    plain = TypeAdapter(type(recipe)).dump_python(recipe, mode="json")
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -152,11 +152,29 @@ def report(
 @reports_errors
 def info(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run folder.")] = None,
+    planning: Annotated[
+        bool, typer.Option("--plan", help="Say what an adapter ensemble costs: that of RUN, or a new one.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A=B", help="Change a number of the plan. Repeatable."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Describe a run, or the software."""
+    """Describe a run, or the software; or plan an adapter ensemble."""
     from gen_unlearn.commands.info import describe_run, describe_software
+    from gen_unlearn.commands.plan import plan_ensemble
 
+    if planning:
+        planned = plan_ensemble(run, overrides or [])
+        show(
+            "\n".join(f"{name:<18} {value}" for name, value in planned.rows().items()),
+            planned.as_dict(),
+            as_json,
+        )
+        return
+    if overrides:
+        raise ValueError("expected --set together with --plan; a run is described as it is")
     facts = describe_software() if run is None else describe_run(run)
     show("\n".join(f"{name:<18} {value}" for name, value in facts.items()), facts, as_json)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,8 +90,11 @@ def open_run(path: Path) -> RunFolder:
 
 
 def show(text: str, facts: dict[str, Any], as_json: bool) -> None:
-    """Print for people, or one JSON object."""
+    """Print for people, or one JSON object; of several processes with the same work the first one does."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     sys.stdout.write((json.dumps(facts) if as_json else _printable(text)) + "\n")
+    sys.stdout.flush()
 
 
 def _one_line(text: str) -> str:

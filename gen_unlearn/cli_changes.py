@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from gen_unlearn.cli_base import (
     reports_errors,
     show,
 )
+
+if TYPE_CHECKING:
+    from gen_unlearn.runs import RunFolder
 
 
 @app.command()
@@ -58,6 +61,13 @@ def forget(
         ),
     ] = False,
     reason: Annotated[str, typer.Option(help="Kept in the receipt.")] = "",
+    defer: Annotated[
+        bool,
+        typer.Option("--defer", help="Of an adapter ensemble: mask the adapters now, rebuild them later."),
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Delete nothing more; rebuild the adapters that wait for it.")
+    ] = False,
     wait: WaitOption = 30.0,
     out: Annotated[
         Path, typer.Option("--out", help="With --dry-run: folder for table.csv and contact_sheet.png.")
@@ -70,10 +80,16 @@ def forget(
     """Delete images from a run, and write a receipt."""
     from dataclasses import asdict
 
+    from gen_unlearn.commands.ensemble_changes import Rebuilding
     from gen_unlearn.commands.forget import forget as forget_images
     from gen_unlearn.commands.preview import summary, write_preview
     from gen_unlearn.commands.requests import ForgetRequest
 
+    folder = open_run(run)
+    if rebuild:
+        chosen = [classes, images, ids, lists, like, fraction, near_duplicates, defer, dry_run]
+        _rebuild(folder, any(value not in (None, False) for value in chosen), wait, as_json)
+        return
     request = ForgetRequest(
         classes or (),
         images or (),
@@ -86,7 +102,6 @@ def forget(
         skip_unknown,
         reason,
     )
-    folder = open_run(run)
     selection = request.resolve(folder)
     if dry_run:
         files = [str(path) for path in write_preview(folder, selection, out)]
@@ -94,11 +109,31 @@ def forget(
         facts = {"would_remove": selection.count_by_class(), "files": files}
         show(text, facts | {"notes": list(selection.notes)}, as_json)
         return
-    receipt, path = forget_images(folder, selection.forget_set, keep_comparison, wait)
+    rebuilding: Rebuilding = "later" if defer else "now"
+    receipt, path = forget_images(folder, selection.forget_set, keep_comparison, wait, rebuilding)
     text = "\n".join(
         [str(receipt), f"receipt     {path}", *(f"note        {note}" for note in selection.notes)]
     )
     show(text, asdict(receipt) | {"receipt": str(path), "notes": list(selection.notes)}, as_json)
+
+
+def _rebuild(run: RunFolder, chosen: bool, wait: float, as_json: bool) -> None:
+    """Rebuild the adapters that deletions have left waiting."""
+    from dataclasses import asdict
+
+    from gen_unlearn.commands.ensemble_changes import rebuild
+
+    if chosen:
+        raise ValueError(
+            "expected --rebuild alone, which deletes nothing, got other options; leave it out to delete, and "
+            "to rebuild at once"
+        )
+    done = rebuild(run, wait)
+    if done is None:
+        show(f"no adapter of {run.path} waits to be rebuilt", {"receipt": None}, as_json)
+        return
+    receipt, path = done
+    show(f"{receipt}\nreceipt     {path}", asdict(receipt) | {"receipt": str(path)}, as_json)
 
 
 @app.command()
@@ -135,6 +170,10 @@ def verify(
     replay: Annotated[
         bool, typer.Option("--replay", help="Rebuild what the receipts promise, and compare every byte.")
     ] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option("--sample", metavar="M", help="With --replay: only M adapters, chosen at random."),
+    ] = None,
     residue: Annotated[
         bool, typer.Option("--residue", help="Search every file of the run for what was deleted.")
     ] = False,
@@ -147,11 +186,14 @@ def verify(
     """Check ledger, receipts and state of a run; exit with 1 if anything is wrong."""
     from gen_unlearn.commands import verify as verification
     from gen_unlearn.commands.residue import audit
+    from gen_unlearn.processes import process_state
 
+    if sample is not None and not replay:
+        raise ValueError("expected --replay with --sample, which says how many adapters it rebuilds; add it")
     folder = open_run(run)
     checks = verification.verify(folder)
     if replay and not verification.failures(checks):
-        checks += verification.replay(folder)
+        checks += verification.replay(folder, sample)
     lines = [str(check) for check in checks]
     facts: dict[str, object] = {
         "checks": [{"name": check.name, "passed": check.passed, "said": check.said} for check in checks]
@@ -163,5 +205,6 @@ def verify(
         facts["residue"] = found.facts()
         passed = passed and found.clean
     show("\n".join(lines), facts | {"passed": passed}, as_json)
+    process_state().wait_for_everyone()  # The first process prints; the end of another would end it.
     if not passed:
         raise typer.Exit(1)

@@ -36,7 +36,7 @@ def predict(
     from gen_unlearn.commands import predict as prediction
 
     folder = open_run(run)
-    has_voters = folder.classifier_config.model.kind == "semi-parametric"
+    kind = folder.classifier_config.model.kind
     folder = folder.with_overrides(overrides or [])
     files = prediction.images_below(images)
     if out is not None:
@@ -48,7 +48,7 @@ def predict(
         return
     found = prediction.predict(folder, files, voters)
     written = [] if out is None else prediction.write_predictions(folder, files, found, out)
-    notes = [] if out is None or has_voters else [prediction.NO_PICTURE]
+    notes = [] if out is None or kind not in prediction.NO_PICTURES else [prediction.NO_PICTURES[kind]]
     text = [prediction.table(found), *(f"wrote   {path}" for path in written)]
     facts = {"predictions": [one.facts() for one in found], "files": [str(path) for path in written]}
     show("\n".join([*text, *(f"note    {note}" for note in notes)]), facts | {"notes": notes}, as_json)

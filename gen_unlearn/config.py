@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from gen_unlearn.classifier_config import ClassifierRunConfig, recipe_yaml
+from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.core import CoreConfig
 from gen_unlearn.data import DataConfig
 from gen_unlearn.metrics.protocol import ComparisonConfig, EvaluationConfig
 from gen_unlearn.models.denoiser import DenoiserConfig
 from gen_unlearn.pipelines.denoising import NoiseConfig
 from gen_unlearn.pipelines.sampling import SamplingConfig
+from gen_unlearn.recipes import recipe_adapter, recipe_yaml
 from gen_unlearn.repro import digest_json
 from gen_unlearn.training.diffusion import TrainingConfig
 
@@ -125,16 +126,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def parse_config(recipe: dict[str, Any], origin: str) -> Recipe:
     """Validate a recipe; unknown keys are errors. `origin` is named in messages."""
-    kinds: dict[Any, type[Recipe]] = {"generation": RunConfig, "classification": ClassifierRunConfig}
+    kinds: dict[Any, type] = {"generation": RunConfig, "classification": ClassifierRunConfig}
     task = recipe.get("task", "generation")
     if not isinstance(task, str) or task not in kinds:
         raise ValueError(f"{origin}: task: expected one of {', '.join(kinds)}, got {task!r}")
     kind = kinds[task]
     _check_keys(kind, recipe, origin, "")
     try:
-        return TypeAdapter(kind).validate_python(recipe)
+        parsed: Recipe = recipe_adapter(kind).validate_python(recipe)
     except ValidationError as error:
         raise ValueError(_first_error(origin, error)) from error
+    return parsed
 
 
 def _first_error(origin: str, error: ValidationError) -> str:
@@ -161,9 +163,12 @@ def comparison_config(overrides: Sequence[str]) -> ComparisonConfig:
         _apply_override(recipe, override)
     _check_keys(RunConfig, recipe, "--set", "")
     try:
-        return TypeAdapter(EvaluationConfig).validate_python(recipe.get("evaluation", {})).comparison
+        evaluation: EvaluationConfig = recipe_adapter(EvaluationConfig).validate_python(
+            recipe.get("evaluation", {})
+        )
     except ValidationError as error:
         raise ValueError(_first_error("--set", error)) from error
+    return evaluation.comparison
 
 
 def with_overrides(config: Recipe, overrides: Sequence[str]) -> Recipe:

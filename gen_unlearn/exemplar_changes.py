@@ -109,8 +109,7 @@ def stage_addition(folder: ExemplarFolder, rows: Rows, staging: Path) -> StoreCh
         rows: what to add, in any order; what is held already under the same label stays as it is.
         staging: an existing folder for the new files.
     """
-    keys, first = np.unique(row_keys(rows), return_index=True)
-    rows = rows.select(first[~np.isin(keys, row_keys(folder.select(rows.ids)))])
+    rows = not_held(folder, rows)
     listing = _Listing.of(folder)
     holders = {shard.prefix: shard for shard in listing.shards}
     counts = _Counts({piece: piece.exemplars for piece in listing.pieces})
@@ -129,6 +128,12 @@ def stage_addition(folder: ExemplarFolder, rows: Rows, staging: Path) -> StoreCh
     old = [holders[region] for region in members if region in holders]
     size = listing.replace(old, sorted(members), extended, staging)
     return listing.finish(staging, rows.labels, size)
+
+
+def not_held(folder: ExemplarFolder, rows: Rows) -> Rows:
+    """Return the rows that a store does not hold under the same label, once each, sorted by id and label."""
+    keys, first = np.unique(row_keys(rows), return_index=True)
+    return rows.select(first[~np.isin(keys, row_keys(folder.select(rows.ids)))])
 
 
 def save_store(rows: Rows, config: bytes, path: Path) -> None:

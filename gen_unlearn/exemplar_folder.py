@@ -1,8 +1,6 @@
 """An exemplar store on disk, read and changed without loading all of it.
 
-`ExemplarFolder` is one generation of a store: what its `SUMS` listed when it was opened. Files are never
-changed in place: a change writes new files, replaces `SUMS`, and removes the files that are not listed any
-more. A reader that finds a listed file gone was overtaken by a change, and starts over.
+`ExemplarFolder` is one generation of a store, see `gen_unlearn.generations`.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from gen_unlearn.generations import OvertakenError, checked_bytes, listed_sums, read_generation
 from gen_unlearn.indexed_images import first_few, unique_ids
 from gen_unlearn.repro import among, ids_to_hex, image_ids
 from gen_unlearn.shards import (
@@ -31,19 +30,12 @@ from gen_unlearn.shards import (
     group_prefix,
     parse_sums,
     row_keys,
-    sha256,
     shard_limit,
     split_into_shards,
     store_digest,
 )
 
 T = TypeVar("T")
-
-_MOST_ATTEMPTS = 100
-
-
-class OvertakenError(ValueError):
-    """Say that a file of a generation is gone, because a later one has replaced it or it was damaged."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +58,7 @@ class ExemplarFolder:
         Raises:
             ValueError: the folder is no exemplar store.
         """
-        try:
-            text = (path / SUMS).read_bytes().decode()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no exemplar store: {SUMS}: {error}") from error
-        folder = cls(path, parse_sums(text, str(path / SUMS)))
+        folder = cls(path, listed_sums(path, "exemplar store"))
         if CONFIG not in folder.sums:
             raise ValueError(f"{path} is no exemplar store: {SUMS} does not list {CONFIG}")
         return folder
@@ -78,14 +66,7 @@ class ExemplarFolder:
     @classmethod
     def read(cls, path: Path, work: Callable[[ExemplarFolder], T]) -> T:
         """Do `work` on the present generation, again on the next one if a change overtakes it."""
-        for _ in range(_MOST_ATTEMPTS):
-            folder = cls.open(path)
-            try:
-                return work(folder)
-            except OvertakenError:
-                if cls.open(path).sums == folder.sums:
-                    raise
-        raise ValueError(f"{path} changed {_MOST_ATTEMPTS} times while it was read; try again later")
+        return read_generation(lambda: cls.open(path), work)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -244,13 +225,7 @@ class ExemplarFolder:
             OvertakenError: it is gone.
             ValueError: its SHA-256 is not `expected`.
         """
-        try:
-            content = (self.path / name).read_bytes()
-        except FileNotFoundError as error:
-            raise OvertakenError(f"{self.path / name} is missing") from error
-        if sha256(content) != expected:
-            raise ValueError(f"{self.path / name} was changed: its SHA-256 is not the one listed")
-        return content
+        return checked_bytes(self.path / name, expected)
 
     def verify(self) -> None:
         """Check every byte of the store: sums, names, canonical layout, and pixels against ids.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +28,34 @@ def encode_exemplars(
     picture_size: tuple[int, int],
     description: str = "encode exemplars",
 ) -> Rows:
-    """Encode images, a block at a time, to exemplars sorted by id and label; repeated ones count once.
+    """Encode images to exemplars of a semi-parametric classifier, see `encode_rows`.
 
     Args:
         network: gives the keys; in evaluation mode.
+        data: the images, in memory or decoded as they are needed.
+        picture_size: ``(height, width)`` in pixels of the pictures that are kept.
+        description: shown before the progress bar.
+    """
+    length = network.config.experts * network.config.key_dim
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        return encode_keys(image_keys(network, images)).reshape(-1, length)
+
+    return encode_rows(encode, length, data, picture_size, description)
+
+
+def encode_rows(
+    encode: Callable[[np.ndarray], np.ndarray],
+    length: int,
+    data: IndexedImages,
+    picture_size: tuple[int, int],
+    description: str,
+) -> Rows:
+    """Encode images, a block at a time, to exemplars sorted by id and label; repeated ones count once.
+
+    Args:
+        encode: maps at most `BLOCK` uint8 images to codes, int16 ``(n, length)``.
+        length: of the codes.
         data: the images, in memory or decoded as they are needed.
         picture_size: ``(height, width)`` in pixels of the pictures that are kept.
         description: shown before the progress bar.
@@ -41,14 +65,13 @@ def encode_exemplars(
     if len(order):
         repeated = (ids[1:] == ids[:-1]).all(axis=1) & (labels[1:] == labels[:-1])
         order = order[np.concatenate([[True], ~repeated])]
-    length = network.config.experts * network.config.key_dim
     pixels = np.empty((len(order), *picture_size, data.image_shape[2]), dtype=np.uint8)
     codes = np.empty((len(order), length), dtype=np.int16)
     with progress_bar(len(order), description) as progress:
         for start in range(0, len(order), BLOCK):
             rows = order[start : start + BLOCK]
             images = data.images[rows]
-            codes[start : start + BLOCK] = encode_keys(image_keys(network, images)).reshape(-1, length)
+            codes[start : start + BLOCK] = encode(images)
             pixels[start : start + BLOCK] = resize_images(images, picture_size)
             progress.update(len(rows))
     return Rows(pixels, data.labels[order], data.ids[order], codes)
@@ -60,12 +83,24 @@ def image_keys(network: SemiParametricClassifier, images: np.ndarray) -> torch.T
 
     Each is computed from the image and the weights alone: the block is filled up to its full size.
     """
+    inputs = full_block(images).to(network.device, network.dtype)
+    return network.keys(network.encoder(inputs))[: len(images)]
+
+
+def full_block(images: np.ndarray) -> torch.Tensor:
+    """Map at most `BLOCK` uint8 images ``(n, height, width, channels)`` to input of exactly `BLOCK` images.
+
+    The others are black. What a network in evaluation mode makes of an image among as many does not depend on
+    which the others are.
+
+    Raises:
+        ValueError: more images.
+    """
     if len(images) > BLOCK:
         raise ValueError(f"expected at most {BLOCK} images, got {len(images)}")
     filled = np.zeros((BLOCK, *images.shape[1:]), dtype=np.uint8)
     filled[: len(images)] = images
-    inputs = to_model_input(filled).to(network.device, network.dtype)
-    return network.keys(network.encoder(inputs))[: len(images)]
+    return to_model_input(filled)
 
 
 def save_exemplars(

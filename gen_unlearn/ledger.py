@@ -1,4 +1,4 @@
-"""The ledger of a run: one line of JSON for its training and for every change of its exemplars.
+"""The ledger of a run: one line of JSON for its training and for every change of its exemplars or adapters.
 
 Each line holds the SHA-256 of the line before it and a keyed digest of itself, so that no line can be
 changed, taken out or put in. Of a deleted image it keeps a tombstone only, see `gen_unlearn.sealing`. What it
@@ -21,7 +21,7 @@ from gen_unlearn.atomic import flush_folder, write_text
 from gen_unlearn.sealing import RunKey, Tombstones
 from gen_unlearn.shards import sha256
 
-Kind = Literal["trained", "deleted", "added"]
+Kind = Literal["trained", "deleted", "added", "rebuilt"]
 
 _NO_LINE = "0" * 64
 
@@ -36,13 +36,14 @@ class LedgerEntry:
         kind: what happened.
         created: when, ISO 8601, UTC.
         salt: 32 random hexadecimal digits.
-        state: seal of salt and digest of the exemplars, after it.
-        images: how many were trained on, deleted or added.
+        state: seal of salt and digest of the exemplars, of an ensemble of its adapters too, after it.
+        images: how many were trained on, deleted or added; of ``"rebuilt"`` adapters, how many deleted images
+            they are now certainly without.
         remaining: exemplars after it.
         level: the promise of a deletion.
-        receipt: name of the deletion's receipt.
+        receipt: name of the receipt of the deletion, or of the rebuilding that completes it.
         receipt_sum: SHA-256 of the receipt's file.
-        tombstones: one per deleted image, sorted.
+        tombstones: one per deleted image, sorted; of ``"rebuilt"`` those of the deletions that it completes.
         key: fingerprint of the key; in the first line.
         files: SHA-256 of the files that never change, by path in the run; in the first line.
         seal: keyed digest of all of this.
@@ -75,7 +76,7 @@ class LedgerEntry:
             raise ValueError(f"line {self.sequence + 1} was changed, or sealed with another key")
 
     def describes(self, digest: str, key: RunKey) -> bool:
-        """Tell whether this is the state with exemplars of the given digest."""
+        """Tell whether this is the state with the given digest."""
         return self.state == key.seal("state", self.salt, digest)
 
     def _own_seal(self, key: RunKey) -> str:
@@ -161,6 +162,23 @@ class Ledger:
         """Return the deletion that a tombstone is from."""
         return next((entry for entry in self.entries if mark in entry.tombstones), None)
 
+    @property
+    def standing(self) -> list[LedgerEntry]:
+        """The entries with a receipt that no later one replaces, as a rebuilding does deletions."""
+        standing: list[LedgerEntry] = []
+        for entry in self.entries:
+            if entry.kind == "rebuilt":
+                done = set(entry.tombstones)
+                standing = [other for other in standing if not done.issuperset(other.tombstones)]
+            if entry.receipt is not None:
+                standing.append(entry)
+        return standing
+
+    @property
+    def incomplete(self) -> list[LedgerEntry]:
+        """The deletions from an ensemble after which its adapters were not rebuilt yet."""
+        return [entry for entry in self.standing if entry.kind == "deleted"]
+
     def following(
         self,
         kind: Kind,
@@ -172,7 +190,7 @@ class Ledger:
         receipt_sum: str | None = None,
         tombstones: tuple[str, ...] = (),
     ) -> LedgerEntry:
-        """Return the sealed entry that follows the last one; `digest` is that of the exemplars after it."""
+        """Return the sealed entry that follows the last one; `digest` is that of the state after it."""
         entry = LedgerEntry(
             len(self.lines),
             self.head,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from gen_unlearn.adapters.determinism import environment
 from gen_unlearn.repro import software_versions
 from gen_unlearn.sealing import RunKey
 
@@ -46,7 +47,7 @@ class RunManifest:
         without: digest of the tombstones of what an oracle was trained without.
         started_from: SHA-256 of the weights that the training started from, if the recipe names some: of a
             file, of the files of a folder, or of the weights of another run.
-        versions: software.
+        versions: software; of an adapter ensemble also what else decides the last bits of its sums.
         training: what training took; `None` until it is complete.
     """
 
@@ -62,6 +63,14 @@ class RunManifest:
     def sealed(self, key: RunKey) -> RunManifest:
         """Return the manifest as it is kept."""
         return replace(self, data_digest=key.seal("data", self.data_digest))
+
+    @property
+    def environment_note(self) -> str:
+        """What differs here from where the run was trained, as that alone can change bits; or nothing."""
+        now = environment()
+        then = {name: version for name, version in self.versions.items() if now.get(name) != version}
+        changes = [f"{name} {version} -> {now.get(name)}" for name, version in then.items()]
+        return f"; the software differs from the training's: {', '.join(changes)}" if changes else ""
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON text."""

@@ -96,7 +96,8 @@ class DeletionReceipt:
         artefact: what the images were deleted from.
         level: the promise, one of DESIGN section 3; `PROMISES` spells it out.
         reason: why, in the words of the request.
-        ids: hexadecimal sample ids that were deleted, sorted; none in a sealed receipt.
+        ids: hexadecimal sample ids that were deleted, sorted; none in a sealed receipt, nor in one that
+            completes deletions whose ids are forgotten.
         forget_digest: SHA-256 of the ids; sealed, of their tombstones.
         removed: images removed.
         removed_per_class: the same by class name; classes without a removed image are left out.
@@ -144,11 +145,14 @@ class DeletionReceipt:
         return ForgetSet(ids_from_hex(self.ids), self.reason)
 
     def sealed(self, key: RunKey) -> DeletionReceipt:
-        """Return the receipt as it is kept: nobody without the key can recognise an image by it."""
+        """Return the receipt as it is kept: nobody without the key can recognise an image by it.
+
+        Without ids, of images that were deleted before, the digest is that of their tombstones already.
+        """
         return replace(
             self,
             ids=(),
-            forget_digest=Tombstones.of(self.forget_set, key).digest,
+            forget_digest=Tombstones.of(self.forget_set, key).digest if self.ids else self.forget_digest,
             digest_before=key.seal("receipt", self.created, self.digest_before),
             digest_after=key.seal("receipt", self.created, self.digest_after),
             sealed_with=key.fingerprint,

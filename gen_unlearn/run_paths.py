@@ -9,9 +9,9 @@ What lies in it::
     without.txt     of an oracle: tombstones of what it is trained without
     ledger.key      the secret key of tombstones and seals
     ledger.jsonl    what happened to the run, see `gen_unlearn.ledger`
-    model/          the pipeline in diffusers layout, or the classifier, exemplars included
+    model/          the pipeline in diffusers layout, or the classifier, exemplars and adapters included
     checkpoints/    resume points, while training is not complete
-    receipts/       one sealed JSON file for each deletion
+    receipts/       one sealed JSON file for each deletion, and for each rebuilding of adapters
     samples/        generated images, by the digest of what generated them
     metrics/        the judge and the scorecard
     features/       features of images, by the digest of what they were extracted from
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from gen_unlearn.changes import ChangeFolder
+from gen_unlearn.changes import ADAPTERS, EXEMPLARS, ChangeFolder
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class RunPaths:
     path: Path
 
     classifier_name: ClassVar[str] = "classifier"
-    exemplars_name: ClassVar[str] = "exemplars"
+    exemplars_name: ClassVar[str] = EXEMPLARS
+    adapters_name: ClassVar[str] = ADAPTERS
 
     @property
     def recipe_path(self) -> Path:
@@ -93,6 +94,11 @@ class RunPaths:
     def exemplars_path(self) -> Path:
         """The exemplar store."""
         return self.model_path / self.exemplars_name
+
+    @property
+    def adapters_path(self) -> Path:
+        """The adapters of an ensemble."""
+        return self.model_path / self.adapters_name
 
     @property
     def receipts_path(self) -> Path:

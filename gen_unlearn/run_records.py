@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gen_unlearn.adapters.adapter_folder import AdapterFolder
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.ledger import Ledger
 from gen_unlearn.manifest import RunManifest
 from gen_unlearn.receipts import DeletionReceipt
-from gen_unlearn.repro import ids_from_hex
+from gen_unlearn.repro import digest_json, ids_from_hex
 from gen_unlearn.run_paths import RunPaths
 from gen_unlearn.sealing import RunKey, Tombstones
 from gen_unlearn.shards import sha256
@@ -40,7 +41,8 @@ class RunRecords(RunPaths):
     def unchanging_files(self) -> dict[str, str]:
         """Return the SHA-256, by path in the run, of every file of the state that no deletion changes."""
         state = [self.recipe_path, self.manifest_path, self.held_out_path, self.core_path, self.without_path]
-        model = (path for path in self.model_path.rglob("*") if self.exemplars_path not in path.parents)
+        stores = {self.exemplars_path, self.adapters_path}
+        model = (path for path in self.model_path.rglob("*") if stores.isdisjoint(path.parents))
         files = [path for path in (*state, *model) if path.is_file()]
         return {path.relative_to(self.path).as_posix(): sha256(path.read_bytes()) for path in sorted(files)}
 
@@ -55,8 +57,11 @@ class RunRecords(RunPaths):
         return _read_ids(self.core_path)
 
     def receipts(self) -> list[DeletionReceipt]:
-        """Return all receipts, oldest first; they are sealed."""
-        names = (entry.receipt for entry in self.ledger.entries if entry.receipt is not None)
+        """Return the receipts, oldest first; they are sealed.
+
+        The receipt of a rebuilding stands for those of the deletions that it completes.
+        """
+        names = (str(entry.receipt) for entry in self.ledger.standing)
         return [DeletionReceipt.from_file(self.receipts_path / name) for name in names]
 
     def without(self) -> Tombstones | None:
@@ -67,8 +72,21 @@ class RunRecords(RunPaths):
         """Return the tombstones of everything that was deleted from this run."""
         return self.ledger.tombstones
 
+    def adapter_folder(self) -> AdapterFolder:
+        """Open the adapters of an ensemble on disk.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        return AdapterFolder.open(self.adapters_path)
+
+    def state_of(self, exemplars: ExemplarFolder) -> str:
+        """Return the digest of what deletions change: the exemplars, and of an ensemble the adapters too."""
+        adapters = self.adapter_folder().digest if self.adapters_path.exists() else None
+        return stores_digest(exemplars.digest, adapters)
+
     def require_own_state(self, exemplars: ExemplarFolder, ledger: Ledger) -> None:
-        """Check that recipe, lists and exemplars are those of the ledger, before a change builds on them.
+        """Check that recipe, lists and stores are those of the ledger, before a change builds on them.
 
         Raises:
             ValueError: one of them was edited, or the ledger was cut back.
@@ -78,11 +96,17 @@ class RunRecords(RunPaths):
         for path in paths:
             if expected.get(path.name) != (sha256(path.read_bytes()) if path.exists() else None):
                 raise ValueError(f"{path} was changed since the training; nothing was changed; put it back")
-        if not ledger.entries[-1].describes(exemplars.digest, self.key):
+        stores = "exemplars and adapters" if self.adapters_path.exists() else "exemplars"
+        if not ledger.entries[-1].describes(self.state_of(exemplars), self.key):
             raise ValueError(
-                f"the exemplars of {self.path} are not in the state that the ledger's last entry describes; "
+                f"the {stores} of {self.path} are not in the state that the ledger's last entry describes; "
                 f"nothing was changed; see: gen-unlearn verify {self.path}"
             )
+
+
+def stores_digest(exemplars: str, adapters: str | None) -> str:
+    """Return the digest of the stores of a model, from theirs; `None` stands for no adapters."""
+    return exemplars if adapters is None else digest_json({"exemplars": exemplars, "adapters": adapters})
 
 
 def _read_ids(path: Path) -> np.ndarray:

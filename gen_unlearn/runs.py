@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from gen_unlearn.adapters.ensemble import AdapterEnsemble
 from gen_unlearn.atomic import flush_folder, flush_tree, write_text
 from gen_unlearn.changes import RunBusyError
 from gen_unlearn.classifier_config import ClassifierRunConfig
@@ -30,10 +31,14 @@ from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.ledger import Ledger, LedgerEntry
 from gen_unlearn.manifest import RunManifest, TrainingRecord
+from gen_unlearn.pipelines.adapter_ensemble import load_ensemble, load_ensemble_pipeline
 from gen_unlearn.pipelines.classification import ClassificationPipeline, load_classifier
 from gen_unlearn.pipelines.loading import load_generator
+from gen_unlearn.pipelines.prediction import PredictionConfig
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
+from gen_unlearn.promises import promise_of_recipe
+from gen_unlearn.receipts import Level
 from gen_unlearn.repro import ids_to_hex
 from gen_unlearn.run_records import RunRecords
 from gen_unlearn.sealing import RunKey, Tombstones
@@ -167,9 +172,19 @@ class RunFolder(RunRecords):
         return replace(self, overrides=(*self.overrides, *overrides))
 
     @property
-    def is_semi_parametric(self) -> bool:
+    def has_exemplars(self) -> bool:
         """Whether images can be deleted from this run's model."""
-        return self.recipe.model.kind == "semi-parametric"
+        return self.recipe.model.kind in ("semi-parametric", "adapter-ensemble")
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether the model is an adapter ensemble."""
+        return self.recipe.model.kind == "adapter-ensemble"
+
+    @property
+    def promise(self) -> tuple[str, Level]:
+        """What a deletion changes, and the level of its promise once nothing waits to be rebuilt."""
+        return promise_of_recipe(self.recipe)
 
     def complete_training(self, model: SavedModel, record: TrainingRecord) -> None:
         """Save the trained model, start the ledger, and note in the manifest that training is complete."""
@@ -185,9 +200,10 @@ class RunFolder(RunRecords):
         flush_folder(self.path)
         manifest = replace(self.manifest, training=record).to_json()
         files = self.unchanging_files() | {self.manifest_path.name: sha256(manifest.encode())}
-        if self.is_semi_parametric:
+        if self.has_exemplars:
             exemplars = self.exemplar_folder()
-            Ledger.start(self.ledger_path, self.key, exemplars.digest, len(exemplars), files)
+            state = self.state_of(exemplars)
+            Ledger.start(self.ledger_path, self.key, state, len(exemplars), files)
         else:
             Ledger.start(self.ledger_path, self.key, "", 0, files)
         write_text(self.manifest_path, manifest)
@@ -198,10 +214,25 @@ class RunFolder(RunRecords):
             self.model_path, self.config.model.kind, self.config.sampling, self.config.noise
         )
 
-    def load_classifier(self) -> ClassificationPipeline:
-        """Load the classifier as it is now."""
+    def load_classifier(self, prediction: PredictionConfig | None = None) -> ClassificationPipeline:
+        """Load the classifier as it is now; how it predicts says the recipe, or `prediction`."""
         config = self.classifier_config
-        return load_classifier(self.model_path, config.model.kind, config.core.mode, config.prediction)
+        asked = config.prediction if prediction is None else prediction
+        if config.model.kind == "adapter-ensemble":
+            return load_ensemble_pipeline(self.model_path, config, asked)
+        return load_classifier(self.model_path, config.model.kind, config.core.mode, asked)
+
+    def load_ensemble(self) -> AdapterEnsemble:
+        """Load an adapter ensemble with its records, to delete from it in memory.
+
+        Raises:
+            ValueError: the run is another model, or records and adapters do not belong together.
+        """
+        if not self.is_ensemble:
+            raise ValueError(
+                f"expected an adapter ensemble, got {self.path}, a {self.recipe.model.kind} model"
+            )
+        return load_ensemble(self.model_path, self.classifier_config)
 
     def exemplar_folder(self) -> ExemplarFolder:
         """Open the exemplars on disk: enough to delete from them, and to ask what is held.
@@ -209,7 +240,7 @@ class RunFolder(RunRecords):
         Raises:
             ValueError: the model has no exemplars.
         """
-        if not self.is_semi_parametric:
+        if not self.has_exemplars:
             raise ValueError(
                 f"{self.path} is a {self.recipe.model.kind} model: images are in its weights, where none "
                 f"can be added or deleted; train another: gen-unlearn train --config RECIPE [--without RUN]"
@@ -257,4 +288,4 @@ class RunFolder(RunRecords):
     def _state_digest(self, entry: LedgerEntry) -> str:
         training = self.manifest.training
         weights = "" if training is None else training.weights_digest[:16]
-        return f"{weights}-{entry.state[:16]}" if self.is_semi_parametric else weights
+        return f"{weights}-{entry.state[:16]}" if self.has_exemplars else weights

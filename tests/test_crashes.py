@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_factory import INTERRUPTED, ended, fork, make_run, random_images
+from stopping import before_step, interrupt, kill_this_process
 
 from gen_unlearn import shards
 from gen_unlearn.changes import FINISHED, UNDONE, ChangeFolder
@@ -30,8 +30,6 @@ from gen_unlearn.repro import id_keys
 from gen_unlearn.runs import RunFolder
 
 _BYTES_PER_IMAGE = 8 * 8 + 8 + 16
-_CHANGING = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
-_WRITING = os.O_WRONLY | os.O_RDWR
 
 KILLS = int(os.environ.get("GEN_UNLEARN_KILLS", "100"))
 """Kills of the slow campaign, and interrupts; a quarter as many of recoveries."""
@@ -161,7 +159,7 @@ class Campaign:
     def run(self) -> RunFolder:
         """Return the run with its recipe read, so that all that is to be done is the change."""
         run = RunFolder(self.path)
-        assert run.is_semi_parametric
+        assert run.has_exemplars
         return run
 
     def some(self, count: int) -> IndexedImages:
@@ -302,39 +300,6 @@ def test_hundreds_of_interrupts(tmp_path: Path) -> None:
     assert found[INTERRUPTED, "after"] > 0
 
 
-def before_step(number: int, stop: Callable[[], object], work: Callable[[], object]) -> None:
-    """Do `work`, and call `stop` right before its given step on disk, the first of which is 1.
-
-    Ctrl-C reaches the main thread only, so `interrupt` counts only what that does.
-    """
-    count = 0
-    armed = True
-
-    def watch(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal count
-        if not armed or (stop is interrupt and threading.current_thread() is not threading.main_thread()):
-            return
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING
-        if event in _CHANGING or writes:
-            count += 1
-            if count == number:
-                stop()
-
-    sys.addaudithook(watch)
-    try:
-        work()
-    finally:
-        armed = False
-
-
-def kill_this_process() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def interrupt() -> None:
-    raise KeyboardInterrupt
-
-
 Change = Callable[[int], tuple[Callable[[], object], State]]
 
 
@@ -417,7 +382,7 @@ def test_a_kill_before_any_step_of_the_recovery_does_no_harm(
         if decided:
             patch.setattr(ChangeFolder, "_finish", die)
         else:
-            patch.setattr("gen_unlearn.changes._Commit", die)
+            patch.setattr("gen_unlearn.changes.CommitRecord", die)
             patch.setattr(Path, "rename", die)
         with pytest.raises(DeathError):
             work()

@@ -412,8 +412,9 @@ def test_the_line_of_a_ledger_that_was_cut_short_is_written_again(decided: RunFo
 @pytest.mark.parametrize(
     "altered",
     [
-        {"new": ["../../recipe.yaml"]},
-        {"obsolete": ["../unet/config.json"]},
+        {"stores": {"exemplars": {"new": ["../../recipe.yaml"], "obsolete": []}}},
+        {"stores": {"exemplars": {"new": [], "obsolete": ["../unet/config.json"]}}},
+        {"stores": {"..": {"new": [], "obsolete": ["recipe.yaml"]}}},
         {"purge": ["../other"]},
         {"purge": [".."]},
         {"purge": [""]},

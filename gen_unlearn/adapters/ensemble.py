@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gen_unlearn.adapters.determinism import is_deterministic
 from gen_unlearn.adapters.family import WEIGHTS, AdapterState, Subtractable, digest_adapter
+from gen_unlearn.adapters.promise import promised_level
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.routing import members_of, route
@@ -73,16 +73,16 @@ class AdapterEnsemble:
         filled = {adapter for adapter, rows in self.members.items() if len(rows)}
         if not states.keys() <= filled:
             without = sorted(states.keys() - filled)
-            raise ValueError(f"expected adapters with members alone, got {first_few([str(a) for a in without])}")
+            raise ValueError(
+                f"expected adapters with members alone, got {first_few([str(a) for a in without])}"
+            )
         self.states = dict(states)
         self.waiting = {a for a in filled if a not in states or WEIGHTS not in states[a]}
         self._held = np.ones(len(records), dtype=bool)
         self._lookup = RowLookup(records.ids)
-        self._tally = ClassSums(len(recipe.class_names), records.codes.shape[1:])
-        self._tally.add(records.codes, records.labels, records.ids)
+        self._tally = _sums_of(records, recipe.shape.classes)
         self._digests = {adapter: digest_adapter(state) for adapter, state in self.states.items()}
         self._versions = software_versions()
-        self._deterministic = is_deterministic(recipe.family)
 
     @classmethod
     def fit(cls, recipe: EnsembleRecipe, records: Records) -> AdapterEnsemble:
@@ -115,11 +115,7 @@ class AdapterEnsemble:
     @property
     def level(self) -> Level:
         """What can be promised of the images that were deleted so far."""
-        if self.recipe.keys.source == "training-samples":
-            return "exemplar-only"
-        if self.waiting:
-            return "influence-free"
-        return "bit-exact" if self._deterministic else "distributional"
+        return promised_level(self.recipe.keys.source, self.recipe.family, bool(self.waiting))
 
     def __len__(self) -> int:
         return int(self._tally.counts.sum())
@@ -190,11 +186,9 @@ class AdapterEnsemble:
             ValueError: something was changed by other means than a deletion; says what.
         """
         records, routes = self.left
-        fresh = ClassSums(len(self.recipe.class_names), records.codes.shape[1:])
-        fresh.add(records.codes, records.labels, records.ids)
         digests = {adapter: digest_adapter(state) for adapter, state in self.states.items()}
         fits = {
-            "records": fresh.rows == self._tally.rows,
+            "records": _sums_of(records, self.recipe.shape.classes).rows == self._tally.rows,
             "routes": np.array_equal(routes, route(records.codes, self.recipe.keys, self.recipe.neighbours)),
             "adapters": digests == self._digests,
         }
@@ -258,6 +252,14 @@ class AdapterEnsemble:
         for column in (self.records.codes, self.records.ids, self.records.labels):
             column[rows] = 0
         self._held[rows] = False
+
+
+def _sums_of(records: Records, classes: int) -> ClassSums:
+    """Return what records add up to; there may be none."""
+    sums = ClassSums(classes, records.codes.shape[1:])
+    if len(records):
+        sums.add(records.codes, records.labels, records.ids)
+    return sums
 
 
 def answers(

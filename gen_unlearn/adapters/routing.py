@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from gen_unlearn.repro import digest_arrays, digest_json, keyed_order, numpy_generator
 
@@ -73,19 +74,30 @@ def public_keys(codes: np.ndarray, ids: np.ndarray, count: int, source: KeySourc
         )
     if source == "public-samples":
         return Keys(codes[order[np.sort(distinct)[:count]]], source)
-    if source == "public-kmeans":
-        from sklearn.cluster import KMeans
-        from threadpoolctl import threadpool_limits
-
-        with threadpool_limits(1):  # More threads add up in another order.
-            means = KMeans(count, n_init=1, random_state=seed % 2**32).fit(codes[order].astype(np.float64))
-        return Keys(_as_codes(means.cluster_centers_), source)
-    if source == "public-gaussian":
-        values = codes[order].astype(np.float64)
-        draws = numpy_generator(seed, "gaussian keys").standard_normal((count, values.shape[1]))
-        moments = np.linalg.cholesky(np.cov(values.T) + np.eye(values.shape[1]))
-        return Keys(_as_codes(values.mean(axis=0) + draws @ moments.T), source)
+    values = codes[order].astype(np.float64)
+    with threadpool_limits(1):  # More threads add up in another order.
+        if source == "public-kmeans":
+            return Keys(_as_codes(_centres(values, count, seed)), source)
+        if source == "public-gaussian":
+            return Keys(_as_codes(_normal_draws(values, count, seed)), source)
     raise ValueError(f"expected keys from public images, got source {source!r}")
+
+
+def _centres(values: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return the centres of clusters, float64 ``(count, features)``."""
+    from sklearn.cluster import KMeans
+
+    means = KMeans(count, n_init=1, random_state=seed % 2**32).fit(values)
+    return np.asarray(means.cluster_centers_)
+
+
+def _normal_draws(values: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draw from the normal distribution with the moments of the values, float64 ``(count, features)``."""
+    draws = numpy_generator(seed, "gaussian keys").standard_normal((count, values.shape[1]))
+    deviations = values - values.mean(axis=0)
+    covariance = deviations.T @ deviations / len(values)
+    root = np.linalg.cholesky(covariance + np.eye(values.shape[1]))
+    return np.asarray(values.mean(axis=0) + draws @ root.T)
 
 
 def route(codes: np.ndarray, keys: Keys, neighbours: int) -> np.ndarray:

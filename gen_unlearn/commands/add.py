@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from gen_unlearn.changes import LOCK_SECONDS
+from gen_unlearn.changes import ADAPTERS, EXEMPLARS, LOCK_SECONDS
+from gen_unlearn.commands.ensemble_changes import extend
 from gen_unlearn.commands.trained_classifier import encode_again
+from gen_unlearn.commit_record import StagedChange
 from gen_unlearn.data import IndexedImages, load_folder
 from gen_unlearn.exemplar_changes import stage_addition
 from gen_unlearn.image_sources import ALL_IMAGES, index_encoded
 from gen_unlearn.indexed_images import class_index, first_few, unique_ids
 from gen_unlearn.repro import among
+from gen_unlearn.run_records import stores_digest
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.shards import Rows
 
@@ -69,17 +72,24 @@ def add(run: RunFolder, data: IndexedImages, wait: float = LOCK_SECONDS) -> int:
         ValueError: an image was deleted from the run before, is held out for testing or part of the public
             core; nothing is added.
     """
-    with run.change.prepared(wait) as staging:
+    with run.change.prepared(wait) as prepared:
         folder, ledger = run.exemplar_folder(), run.ledger
         run.require_own_state(folder, ledger)
         _refuse(data, ledger.tombstones.mask(data.ids), "were deleted from this run, and stay deleted")
         _refuse(data, among(data.ids, unique_ids(run.held_out_ids)), "are held out for testing")
         _refuse(data, among(data.ids, unique_ids(run.core_ids)), "are in the public core already")
-        change = stage_addition(folder, _exemplars(run, data), staging)
+        rows = _exemplars(run, data)
+        change = stage_addition(folder, rows, prepared.staging(EXEMPLARS))
         added = sum(change.changed_per_label.values())
         if added:
-            entry = ledger.following("added", change.digest, images=added, remaining=change.count)
-            run.change.commit(change, entry, ledger.size)
+            changes: dict[str, StagedChange] = {EXEMPLARS: change}
+            digest = change.digest
+            if run.is_ensemble:
+                adapters = extend(run, folder, rows, prepared)
+                changes[ADAPTERS] = adapters
+                digest = stores_digest(change.digest, adapters.digest)
+            entry = ledger.following("added", digest, images=added, remaining=change.count)
+            prepared.commit(changes, entry, ledger.size)
     return added
 
 

@@ -194,7 +194,7 @@ def find_deletion(run: RunFolder, train: IndexedImages) -> Deletion:
     if (without := run.without()) is not None:
         train = train.select(~without.mask(train.ids))
         left = set(train.labels.tolist())
-    if run.is_semi_parametric:
+    if run.has_exemplars:
         left = set(run.exemplar_folder().labels.tolist())
     retained = tuple(label for label in every if label in left)
     forgotten = run.forgotten()

@@ -15,8 +15,8 @@ from gen_unlearn.commands.oracles import (
     require_oracle,
     require_parametric_oracle,
 )
+from gen_unlearn.commands.undeleted import undeleted_classifier, undeleted_ensemble
 from gen_unlearn.data import IndexedImages, Split
-from gen_unlearn.exemplar_keys import encode_exemplars
 from gen_unlearn.indexed_images import unique_ids
 from gen_unlearn.judging.costs import measure_costs
 from gen_unlearn.judging.evidence import Deletion
@@ -28,18 +28,14 @@ from gen_unlearn.judging.predictions import (
     accuracy_per_class,
     confusion,
     measure_accuracies,
+    unanswered,
 )
 from gen_unlearn.metrics.scorecard import Scorecard
-from gen_unlearn.pipelines.classification import (
-    ClassificationPipeline,
-    PredictionConfig,
-    SemiParametricPipeline,
-    load_classifier,
-)
+from gen_unlearn.pipelines.adapter_ensemble import AdapterEnsemblePipeline
+from gen_unlearn.pipelines.classification import ClassificationPipeline, SemiParametricPipeline
 from gen_unlearn.processes import process_state
 from gen_unlearn.repro import among, keyed_order, software_versions
 from gen_unlearn.runs import RunFolder
-from gen_unlearn.shards import Rows
 
 
 def evaluate_classifier(run: RunFolder, oracles: Sequence[RunFolder] = ()) -> Scorecard:
@@ -62,7 +58,7 @@ def evaluate_classifier(run: RunFolder, oracles: Sequence[RunFolder] = ()) -> Sc
     prediction = run.classifier_config.prediction
     for state, runs in retrained.items():
         if runs:
-            states[state] = tuple(images.classified_by(_load(oracle, prediction)) for oracle in runs)
+            states[state] = tuple(images.classified_by(oracle.load_classifier(prediction)) for oracle in runs)
     predictions = Predictions(
         images.labels, {state: states[state] for state in STATES if state in states}, run.manifest.class_names
     )
@@ -111,7 +107,7 @@ def _by_state(run: RunFolder, oracles: Sequence[RunFolder]) -> dict[str, list[Ru
 def _judged_images(run: RunFolder, deletion: Deletion, split: Split) -> JudgedImages:
     """Choose the images that every model classifies."""
     config, retained = run.classifier_config.evaluation, deletion.retained
-    if run.is_semi_parametric:
+    if run.has_exemplars:
         held = among(retained.ids, unique_ids(run.exemplar_folder().ids))
         retained = retained.select(np.flatnonzero(held))
     chosen = keyed_order(retained.ids, config.seed, "retained images")[: config.retained_images]
@@ -124,39 +120,24 @@ def _own_states(
     run: RunFolder, deletion: Deletion, images: JudgedImages
 ) -> Iterator[tuple[str, tuple[dict[str, np.ndarray], ...]]]:
     """Yield what the run predicts in the states that can be had: as it is, and before its deletions."""
-    prediction = run.classifier_config.prediction
-    pipeline = _load(run, prediction)
+    pipeline = run.load_classifier()
     if not len(run.forgotten()):
         yield "before", (images.classified_by(pipeline),)
         return
-    assert isinstance(pipeline, SemiParametricPipeline), "nothing is deleted from a parametric run"
     if _found(deletion) == len(run.forgotten()):
         yield "before", (images.classified_by(_undeleted(run, pipeline, deletion.images)),)
-    if len(pipeline.bank):
+    if len(run.exemplar_folder()):
         yield "after", (images.classified_by(pipeline),)
 
 
 def _undeleted(
-    run: RunFolder, pipeline: SemiParametricPipeline, deleted: IndexedImages
-) -> SemiParametricPipeline:
+    run: RunFolder, pipeline: ClassificationPipeline, deleted: IndexedImages
+) -> ClassificationPipeline:
     """Return the classifier with the deleted images put back, in memory only."""
-    bank, folder = pipeline.bank, run.exemplar_folder()
-    back = encode_exemplars(pipeline.network, deleted, folder.image_shape[:2], "encode deleted images")
-    assert back.codes is not None
-    rows = Rows(
-        pixels=np.empty(len(bank) + len(back.ids), dtype=np.uint8),
-        labels=np.concatenate([bank.labels, back.labels]),
-        ids=np.concatenate([bank.ids, back.ids]),
-        codes=np.concatenate([bank.codes.reshape(len(bank), back.code_length), back.codes]),
-    )
-    core = run.classifier_config.core.mode
-    return SemiParametricPipeline(pipeline.network, rows, bank.class_names, core, pipeline.prediction)
-
-
-def _load(run: RunFolder, prediction: PredictionConfig) -> ClassificationPipeline:
-    """Load a run with the vote of the run that is judged, whatever its own recipe says."""
-    config = run.classifier_config
-    return load_classifier(run.model_path, config.model.kind, config.core.mode, prediction)
+    if isinstance(pipeline, AdapterEnsemblePipeline):
+        return undeleted_ensemble(run, pipeline, deleted)
+    assert isinstance(pipeline, SemiParametricPipeline), "nothing is deleted from a parametric run"
+    return undeleted_classifier(run, pipeline, deleted)
 
 
 def _found(deletion: Deletion) -> int:
@@ -183,6 +164,8 @@ def _notes(
             f"The source holds {found} of the {deleted} deleted images: predictions before the deletion "
             "cannot be had, and nothing is said about the other deleted images."
         )
+    if run.is_ensemble:
+        yield from _unanswered(predictions)
     if "after" not in predictions.states:
         yield "No exemplar is left, so that the run predicts nothing any more."
     if not any(retrained.values()):
@@ -204,6 +187,18 @@ def _notes(
     yield from _shared_start(run, retrained)
     if single := [name for name, labels in predictions.labels.items() if len(labels) == 1]:
         yield f"Distances need two images, and there is one in: {', '.join(single)}."
+
+
+def _unanswered(predictions: Predictions) -> Iterator[str]:
+    """Say for how many images no adapter answers: all their probabilities are equal."""
+    for state in predictions.states:
+        for name in predictions.labels:
+            unknown = sum(int(unanswered(rows).sum()) for rows in predictions.of(state, name))
+            if unknown:
+                yield (
+                    f"No adapter answers for {unknown} images of the set {name} ({state}): they count as "
+                    "wrong, and in distances as equal probabilities of all classes."
+                )
 
 
 def _shared_start(run: RunFolder, retrained: dict[str, list[RunFolder]]) -> Iterator[str]:

@@ -11,8 +11,10 @@ from torch import nn
 
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.fit_classifier import ClassifierTraining
+from gen_unlearn.commands.fit_ensemble import EnsembleTraining
 from gen_unlearn.commands.fit_generator import GeneratorTraining
 from gen_unlearn.commands.trained_classifier import TrainedClassifier
+from gen_unlearn.commands.trained_ensemble import TrainedEnsemble
 from gen_unlearn.config import Recipe, RunConfig
 from gen_unlearn.core import CoreSplit
 from gen_unlearn.data import IndexedImages
@@ -42,7 +44,7 @@ def fresh_training(config: RunConfig, parts: CoreSplit, project: Path | None) ->
 @overload
 def fresh_training(
     config: ClassifierRunConfig, parts: CoreSplit, project: Path | None
-) -> ClassifierTraining: ...
+) -> ClassifierTraining | EnsembleTraining: ...
 
 
 def fresh_training(config: Recipe, parts: CoreSplit, project: Path | None) -> Training:
@@ -60,6 +62,8 @@ def fresh_training(config: Recipe, parts: CoreSplit, project: Path | None) -> Tr
     fresh: Training
     if isinstance(config, RunConfig):
         fresh = GeneratorTraining.of(config, parts, accelerator)
+    elif config.model.kind == "adapter-ensemble":
+        fresh = EnsembleTraining.of(config, parts, accelerator)
     else:
         fresh = ClassifierTraining.of(config, parts, accelerator)
     if config.training.log_with is not None:
@@ -95,8 +99,11 @@ def fit_classifier(
     exemplars: IndexedImages | None = None,
     checkpoints: CheckpointFolder | None = None,
     description: str = "train",
-) -> tuple[TrainedClassifier, Progress]:
-    """Fit a classifier to `data`, as `fit` does a generator."""
+) -> tuple[TrainedClassifier | TrainedEnsemble, Progress]:
+    """Fit a classifier to `data`, as `fit` does a generator.
+
+    The adapters of an adapter ensemble are fit to `exemplars`.
+    """
     training = fresh_training(config, _parts(data, exemplars), _project(checkpoints))
     return training.fit(checkpoints, description)
 

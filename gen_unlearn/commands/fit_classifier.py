@@ -20,7 +20,7 @@ from gen_unlearn.models.classifier import (
     SemiParametricClassifier,
     build_classifier,
 )
-from gen_unlearn.repro import derive_seed
+from gen_unlearn.repro import derive_seed, digest_state
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
 from gen_unlearn.training.classification import ClassifierTrainingConfig, train_classifier
@@ -120,12 +120,20 @@ def _take_over_encoder(network: ClassifierNetwork, path: Path) -> None:
     """Load the encoder of a trained parametric run and freeze it.
 
     Raises:
-        ValueError: the run is no parametric classifier, or its encoder is another one.
+        ValueError: the run is no parametric classifier, its weights are not those that its training ended
+            with, or its encoder is another one.
     """
     run = RunFolder.open(path)
     if run.classifier_config.model.kind != "parametric":
         raise ValueError(f"expected a parametric run as training.encoder_run, got {path}")
     trained = ParametricClassifier.from_pretrained(run.classifier_path, local_files_only=True)
+    record, found = run.manifest.training, digest_state(trained.state_dict())
+    assert record is not None, "an opened run is trained"
+    if found != record.weights_digest:
+        raise ValueError(
+            f"expected the weights that {path} was trained to (SHA-256 {record.weights_digest}), got others "
+            f"({found}): {run.classifier_path} was changed since; put it back, or train the encoder again"
+        )
     if trained.config.architecture != network.config.architecture:
         raise ValueError(
             f"expected an encoder {network.config.architecture}, got {trained.config.architecture} in "

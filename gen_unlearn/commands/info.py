@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gen_unlearn.receipts import promise_of
+from gen_unlearn.adapters.adapter_folder import AdapterFolder
+from gen_unlearn.promises import promise_of_recipe
 from gen_unlearn.repro import software_versions
 from gen_unlearn.runs import RunFolder
 
@@ -36,16 +37,48 @@ def describe_run(path: Path) -> dict[str, Any]:
         "state": run.state_digest(),
         "seconds_train": round(manifest.training.seconds, 1),
     }
-    if run.is_semi_parametric:
+    if run.has_exemplars:
         store = run.exemplar_folder()
         facts["core"] = run.recipe.core.mode
-        facts["level"] = promise_of(run.recipe.task, run.recipe.core.mode)[1]
+        ensemble = _ensemble(run, len(store)) if run.is_ensemble else {}
+        waiting = bool(ensemble) and ensemble["adapters_waiting"] > 0
+        facts["level"] = promise_of_recipe(run.recipe, waiting)[1]
         counts = np.bincount(store.labels, minlength=len(store.class_names))
         facts["exemplars"] = len(store)
         facts["exemplars_per_class"] = dict(zip(store.class_names, counts.tolist(), strict=True))
+        facts |= ensemble
     receipts = run.receipts()
     facts["deletions"] = len(receipts)
     facts["deleted_images"] = sum(receipt.removed for receipt in receipts)
     facts["ledger_head"] = run.ledger.head
     facts["evaluated"] = run.scorecard_path.exists()
     return facts
+
+
+def _ensemble(run: RunFolder, records: int) -> dict[str, Any]:
+    """Return the facts of an adapter ensemble.
+
+    The load imbalance is what a deletion costs against adapters of equal size, ``n sum(m^2) / (k N)^2``.
+    """
+    config = run.classifier_config.model.adapters
+    stored = AdapterFolder.open(run.adapters_path)
+    sizes = list(stored.sizes.values())
+    loads = (
+        sum(size**2 for size in sizes) * config.count / (config.neighbours * records) ** 2 if records else 0.0
+    )
+    return {
+        "adapters": config.count,
+        "neighbours": config.neighbours,
+        "family": config.family,
+        "keys": config.keys,
+        "adapters_empty": config.count - len(sizes),
+        "adapters_waiting": len(stored.waiting),
+        "members_smallest": min(sizes, default=0),
+        "members_largest": max(sizes, default=0),
+        "load_imbalance": round(loads, 3),
+        "adapters_megabytes": round(_bytes_below(run.adapters_path) / 1e6, 3),
+    }
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())

@@ -209,7 +209,7 @@ def _recipe_digest(run: RunFolder, seed: int, encoder_run: str | None = None) ->
 
 def _known_oracles(run: RunFolder, folder: Path, without: str) -> dict[str, RunFolder]:
     """Return `_unchanged_runs` for a run that oracles can be trained of; else raise a ValueError."""
-    if run.is_semi_parametric and not len(run.exemplar_folder()):
+    if run.has_exemplars and not len(run.exemplar_folder()):
         raise ValueError(
             f"nothing is retained in {run.path}, so there is no oracle: every exemplar was deleted; leave "
             "--oracles out"

@@ -15,7 +15,8 @@ import numpy as np
 from gen_unlearn.atomic import write_text
 from gen_unlearn.decoding import decode_image, image_files
 from gen_unlearn.exemplar_folder import ExemplarFolder
-from gen_unlearn.pipelines.classification import ClassificationPipeline, ParametricPipeline, Voters
+from gen_unlearn.pipelines.adapter_ensemble import AdapterEnsemblePipeline
+from gen_unlearn.pipelines.classification import ClassificationPipeline, SemiParametricPipeline, Voters
 from gen_unlearn.progress import progress_bar
 from gen_unlearn.report.votes import ShownPrediction, ShownVoter, draw_votes, percent
 from gen_unlearn.repro import ids_from_hex, ids_to_hex
@@ -25,7 +26,13 @@ IMAGES_PER_SHEET = 20
 MOST_SHOWN = 24
 """Exemplars that a sheet shows of one image at most."""
 
-NO_PICTURE = "a parametric classifier has no exemplars that vote; votes.png is left out"
+NO_PICTURES = {
+    "parametric": "a parametric classifier has no exemplars that vote; votes.png is left out",
+    "adapter-ensemble": "the adapters of an ensemble answer, not exemplars; votes.png is left out",
+}
+"""Kind of a classifier -> why there are no pictures of votes."""
+
+NO_ANSWER = "no adapter answers"
 
 _LISTED_CLASSES = 5
 _WEIGHTS_AT_A_TIME = 2**24
@@ -60,11 +67,12 @@ class Prediction:
 
     Attributes:
         name: the image file; bytes that are not UTF-8 are escaped.
-        class_name: the class with the highest probability.
-        probability: of that class.
+        class_name: the class with the highest probability; empty if no adapter answers.
+        probability: of that class; 0 if no adapter answers.
         probabilities: the five classes with the highest probabilities above 0, best first.
-        voters: the heaviest exemplars, heaviest first; none of a parametric classifier.
+        voters: the heaviest exemplars, heaviest first; none of a classifier without votes.
         all_probabilities: of every class in the order of the run's, float64 ``(classes,)``.
+        answering: how many adapters answered; `None` of a classifier without adapters.
     """
 
     name: str
@@ -73,10 +81,12 @@ class Prediction:
     probabilities: tuple[tuple[str, float], ...]
     voters: tuple[Voter, ...]
     all_probabilities: np.ndarray = field(repr=False, compare=False)
+    answering: int | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return what JSON says of it."""
-        return {
+        answering = {} if self.answering is None else {"adapters": self.answering}
+        return answering | {
             "file": self.name,
             "class": self.class_name,
             "probability": self.probability,
@@ -138,7 +148,7 @@ def predict(run: RunFolder, files: Sequence[Path], voters: int = 8) -> list[Pred
         raise ValueError(f"expected at least 1 voter for each image, got {voters}; leave out --voters for 8")
     pipeline, names = run.load_classifier(), run.manifest.class_names
     block = pipeline.prediction.batch_size
-    if not isinstance(pipeline, ParametricPipeline):
+    if isinstance(pipeline, SemiParametricPipeline):
         block = min(block, max(1, _WEIGHTS_AT_A_TIME // max(1, len(pipeline.bank))))
     predictions: list[Prediction] = []
     with progress_bar(len(files), "classify") as progress:
@@ -171,14 +181,16 @@ def write_predictions(
     names = run.manifest.class_names
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "class", "probability", *names])
+    counted = ["adapters"] if run.is_ensemble else []
+    writer.writerow(["file", "class", "probability", *counted, *names])
     for one in predictions:
-        shares = [f"{share:.6g}" for share in (one.probability, *one.all_probabilities)]
-        writer.writerow([one.name, one.class_name, *shares])
+        best, *shares = (f"{share:.6g}" for share in (one.probability, *one.all_probabilities))
+        answering = [] if one.answering is None else [one.answering]
+        writer.writerow([one.name, one.class_name, best, *answering, *shares])
     write_text(out / "predictions.csv", text.getvalue().encode("utf-8", "backslashreplace").decode())
     written = [out / "predictions.csv"]
-    starts = range(0, len(predictions), IMAGES_PER_SHEET) if run.is_semi_parametric else range(0)
-    for start in starts:
+    voted = run.recipe.model.kind not in NO_PICTURES
+    for start in range(0, len(predictions) if voted else 0, IMAGES_PER_SHEET):
         part = slice(start, start + IMAGES_PER_SHEET)
         sheet = _sheet_path(out, len(written))
         subtitle = f"images {start + 1} to {min(part.stop, len(predictions))} of {len(predictions)}"
@@ -193,14 +205,16 @@ def write_predictions(
 
 
 def table(predictions: Sequence[Prediction]) -> str:
-    """Return a line for each image: file, class, probability, and what came second."""
+    """Return a line for each image: file, class, probability, adapters that answered, what came second."""
     wide = min(60, max(len(one.name) for one in predictions))
-    wide_class = min(30, max(len(one.class_name) for one in predictions))
+    wide_class = min(30, max(len(one.class_name or NO_ANSWER) for one in predictions))
     lines = []
     for one in predictions:
         second = "".join(f"  (runner-up {name}, {percent(share)})" for name, share in one.probabilities[1:2])
+        answering = "" if one.answering is None else f"  {one.answering} adapters"
         lines.append(
-            f"{one.name:<{wide}}  {one.class_name:<{wide_class}}  {percent(one.probability):>7}{second}"
+            f"{one.name:<{wide}}  {one.class_name or NO_ANSWER:<{wide_class}}  "
+            f"{percent(one.probability):>7}{answering}{second}"
         )
     return "\n".join(lines)
 
@@ -234,16 +248,21 @@ def classify(
     Raises:
         ValueError: no exemplar is left.
     """
-    shares = pipeline.probabilities(images)
-    if isinstance(pipeline, ParametricPipeline):
-        voted: list[tuple[Voter, ...]] = [()] * len(images)
+    voted: list[tuple[Voter, ...]] = [()] * len(images)
+    answering: Sequence[int | None] = [None] * len(images)
+    if isinstance(pipeline, AdapterEnsemblePipeline):
+        shares, counts = pipeline.classified(images)
+        answering = counts.tolist()
     else:
+        shares = pipeline.probabilities(images)
+    if isinstance(pipeline, SemiParametricPipeline):
         voted = [_named(found, class_names) for found in pipeline.voters(images, voters)]
     predictions = []
-    for name, row, carried in zip(names, shares, voted, strict=True):
+    for name, row, carried, count in zip(names, shares, voted, answering, strict=True):
         best = np.argsort(-row, kind="stable")[:_LISTED_CLASSES]
         listed = tuple((class_names[label], float(row[label])) for label in best if row[label] > 0)
-        predictions.append(Prediction(name, *listed[0], listed, carried, row))
+        first, probability = listed[0] if listed else ("", 0.0)
+        predictions.append(Prediction(name, first, probability, listed, carried, row, count))
     return predictions
 
 

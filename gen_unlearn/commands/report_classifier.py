@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.evaluate import find_deletion
+from gen_unlearn.commands.model_words import adapter_words, encoder_words, per_class
 from gen_unlearn.commands.predict import classify, shown_votes
 from gen_unlearn.data import IndexedImages, Split
 from gen_unlearn.metrics.scorecard import Scorecard
@@ -55,7 +55,8 @@ def collect_classifier(run: RunFolder, card: Scorecard, show_deleted: bool = Fal
     )
     receipts = tuple(run.receipts())
     exemplars = _exemplars_left(run)
-    votes, deleted = _votes(run, card, show_deleted) if sum(exemplars.values()) else (None, None)
+    voted = sum(exemplars.values()) and not run.is_ensemble
+    votes, deleted = _votes(run, card, show_deleted) if voted else (None, None)
     return ClassifierContent(
         title=_title(run, card),
         headline=_headline(run),
@@ -100,7 +101,7 @@ def spread_over_classes(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def _exemplars_left(run: RunFolder) -> dict[str, int]:
-    if not run.is_semi_parametric:
+    if not run.has_exemplars:
         return {}
     names = run.manifest.class_names
     counts = np.bincount(run.exemplar_folder().labels, minlength=len(names))
@@ -192,7 +193,7 @@ def _headline(run: RunFolder) -> str:
     """Say in a sentence or two what was deleted, how fast, and what that promises."""
     receipts = run.receipts()
     if not receipts:
-        if run.is_semi_parametric:
+        if run.has_exemplars:
             return "Nothing has been deleted from it."
         return (
             "Its classes are in its weights: images cannot be deleted, it has to be retrained without them."
@@ -207,13 +208,15 @@ def _summary(run: RunFolder, card: Scorecard, exemplars: dict[str, int]) -> tupl
     config, receipts = run.classifier_config, run.receipts()
     facts = [
         ("Model", f"{config.model.kind} classifier, trained on {config.data.source}"),
-        ("Encoder", _encoder(config)),
+        ("Encoder", encoder_words(config)),
     ]
-    if exemplars:
+    if run.is_ensemble:
+        facts += [("Adapters", adapter_words(run)), ("Images left per class", per_class(exemplars))]
+    elif exemplars:
         voting = min(config.prediction.neighbours, sum(exemplars.values()))
         facts += [
             ("Who votes", _WHO_VOTES[config.prediction.vote].format(neighbours=voting)),
-            ("Exemplars left per class", _per_class(exemplars)),
+            ("Exemplars left per class", per_class(exemplars)),
         ]
     if receipts:
         requests = f"{len(receipts)} {'request' if len(receipts) == 1 else 'requests'}"
@@ -226,43 +229,21 @@ def _summary(run: RunFolder, card: Scorecard, exemplars: dict[str, int]) -> tupl
     return tuple(facts)
 
 
-def _encoder(config: ClassifierRunConfig) -> str:
-    """Describe the encoder, without the places of files."""
-    encoder = config.model.encoder
-    text = {
-        "cnn": f"cnn, width {encoder.width}, depth {encoder.depth}",
-        "cifar-resnet18": f"cifar-resnet18, width {encoder.width}",
-        "torchvision": f"torchvision, {encoder.name}",
-        "transformers": "transformers",
-    }[encoder.kind]
-    return f"{text}, frozen" if config.training.encoder_run is not None else text
-
-
-def _per_class(exemplars: dict[str, int]) -> str:
-    """Write the range of the numbers of exemplars, and which classes have none."""
-    counts = [count for count in exemplars.values() if count]
-    empty = [name for name, count in exemplars.items() if not count]
-    if not counts:
-        return "none"
-    low, high = min(counts), max(counts)
-    text = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    if not empty:
-        return text
-    few = len(empty) <= _FEW_CLASSES
-    named = (
-        f"{'class' if len(empty) == 1 else 'classes'} {', '.join(empty)}" if few else f"{len(empty)} classes"
-    )
-    return f"{text}; none of {named}"
-
-
 def _captions(run: RunFolder, card: Scorecard) -> dict[str, str]:
     """Say what each state is that was measured."""
-    deleted = bool(run.receipts())
+    ensemble = run.is_ensemble
+    still = (
+        "adapters fit on the deleted images too"
+        if ensemble
+        else ("with the deleted images still among the exemplars")
+    )
     captions = {
-        "before": "with the deleted images still among the exemplars, as if nothing had been done"
-        if deleted
+        "before": f"{still}, as if nothing had been done"
+        if run.receipts()
         else "the model as it was trained; nothing has been deleted",
-        "after": "the same weights, without the deleted images",
+        "after": "the adapters that the deleted images had reached, without them; the others as they were"
+        if ensemble
+        else "the same weights, without the deleted images",
         "oracle": _retrained(card.protocol["oracles"], "retrained from scratch without the deleted images"),
         "parametric": _retrained(
             card.protocol["parametric_oracles"], "without exemplars, retrained without the deleted images"

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from gen_unlearn.adapters.encoding import block_codes
+from gen_unlearn.adapters.routing import route
 from gen_unlearn.commands.derived import remaining
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.decoding import decode_image, image_files
@@ -18,6 +20,7 @@ from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.exemplar_keys import BLOCK, image_keys
 from gen_unlearn.indexed_images import unique_ids
 from gen_unlearn.key_bank import encode_keys, key_scale
+from gen_unlearn.pipelines.adapter_ensemble import AdapterEnsemblePipeline
 from gen_unlearn.pipelines.classification import SemiParametricPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.pixels import resize_images, to_model_input
@@ -133,7 +136,7 @@ def _gather(run: RunFolder, copies: Sequence[Path]) -> DeletedImages:
 
 def _pictures(run: RunFolder, images: np.ndarray) -> np.ndarray | None:
     """Return images as the run keeps them, uint8 ``(n, height, width, channels)``; `None` if as they are."""
-    if not run.is_semi_parametric or run.exemplar_folder().image_shape == images.shape[1:]:
+    if not run.has_exemplars or run.exemplar_folder().image_shape == images.shape[1:]:
         return None
     return resize_images(images, run.exemplar_folder().image_shape[:2])
 
@@ -190,11 +193,21 @@ def _tokens(run: RunFolder, images: np.ndarray) -> np.ndarray | None:
 
 
 def _codes(run: RunFolder, images: np.ndarray) -> tuple[np.ndarray | None, int]:
-    """Return the codes of a classifier's keys of images, int16 ``(n, length)``, and their scale."""
+    """Return the codes that a classifier keeps of images, int16 ``(n, length)``, and their scale."""
     pipeline = run.load_classifier()
+    if isinstance(pipeline, AdapterEnsemblePipeline):
+        return _record_codes(pipeline, images), 1
     if not isinstance(pipeline, SemiParametricPipeline):
         return None, 1
     starts = range(0, len(images), BLOCK)
     parts = [encode_keys(image_keys(pipeline.network, images[start : start + BLOCK])) for start in starts]
     scale = key_scale(pipeline.network.config.key_dim)
     return np.concatenate(parts).reshape(len(images), -1), scale
+
+
+def _record_codes(pipeline: AdapterEnsemblePipeline, images: np.ndarray) -> np.ndarray:
+    """Return what an adapter ensemble keeps of images: features and routes, int16 ``(n, length)``."""
+    starts, recipe = range(0, len(images), BLOCK), pipeline.recipe
+    parts = [block_codes(pipeline.network, images[start : start + BLOCK])[0] for start in starts]
+    codes = np.concatenate(parts)
+    return np.concatenate([codes, route(codes, recipe.keys, recipe.neighbours)], axis=1)

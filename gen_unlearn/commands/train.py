@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gen_unlearn.adapters.determinism import environment
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.fit import fresh_training
 from gen_unlearn.config import Recipe
@@ -17,7 +18,7 @@ from gen_unlearn.data import Split, load_split
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.manifest import RunManifest, TrainingRecord
 from gen_unlearn.metrics.weights import file_sha256
-from gen_unlearn.repro import digest_bytes, digest_state
+from gen_unlearn.repro import digest_bytes, digest_state, software_versions
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.sealing import RunKey, Tombstones
 from gen_unlearn.training.checkpoint import CheckpointFolder
@@ -54,6 +55,7 @@ def train(
         image_shape=parts.core.image_shape,
         without=None if without is None else without.digest,
         started_from=starting_weights(config),
+        versions=environment() if config.model.kind == "adapter-ensemble" else software_versions(),
     )
     run = RunFolder.create(out, config, manifest, without)
     run.keep_split(split.test, parts)
@@ -64,7 +66,7 @@ def train(
     model, progress = training.fit(checkpoints, description)
     record = TrainingRecord(
         seconds=progress.seconds,
-        images=config.training.steps * config.training.batch_size,
+        images=progress.step * config.training.batch_size,
         loss=progress.loss,
         parameters=sum(parameter.numel() for parameter in training.network.parameters()),
         weights_digest=digest_state(training.network.state_dict()),
@@ -138,7 +140,7 @@ def deleted_from(paths: Sequence[Path]) -> tuple[Tombstones, RunFolder]:
         raise ValueError(f"expected one run, or receipts of one, got {len(runs)} runs")
     run = RunFolder.open(runs.pop())
     names = {path.name for path in paths if not path.is_dir()}
-    entries = [entry for entry in run.ledger.entries if entry.kind == "deleted"]
+    entries = [entry for entry in run.ledger.entries if entry.kind in ("deleted", "rebuilt")]
     chosen = [entry for entry in entries if entry.receipt in names or not names]
     missing = names - {entry.receipt for entry in chosen}
     if missing:

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import torch
 
+from gen_unlearn.adapters.encoding import encode_records
+from gen_unlearn.commands.trained_ensemble import TrainedEnsemble
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplar_keys import encode_exemplars, save_exemplars
 from gen_unlearn.models.classifier import ClassifierNetwork, SemiParametricClassifier
+from gen_unlearn.pipelines.adapter_ensemble import load_backbone
 from gen_unlearn.processes import process_state
 from gen_unlearn.run_paths import RunPaths
 from gen_unlearn.runs import RunFolder
@@ -51,13 +54,18 @@ class TrainedClassifier:
         save_exemplars(self.exemplars, self.class_names, self.decoded_size, folder)
 
 
-def encode_again(run: RunFolder, data: IndexedImages) -> TrainedClassifier:
+def encode_again(run: RunFolder, data: IndexedImages) -> TrainedClassifier | TrainedEnsemble:
     """Return the trained network of a run with `data` as its exemplars, computed as the training did.
 
     Raises:
-        ValueError: the run is no semi-parametric classifier.
+        ValueError: the run is no semi-parametric classifier and no adapter ensemble.
     """
     folder = run.exemplar_folder()
+    if run.is_ensemble:
+        backbone, recipe = load_backbone(run.model_path, run.classifier_config)
+        with threads_of_training(run):
+            rows = encode_records(backbone, data, recipe.neighbours, folder.image_shape[:2])
+        return TrainedEnsemble(backbone, recipe, rows, folder.decoded_size)
     network = SemiParametricClassifier.from_pretrained(run.classifier_path, local_files_only=True)
     network = network.to(process_state().device).eval()
     with threads_of_training(run):

@@ -9,14 +9,23 @@ from pathlib import Path
 
 import numpy as np
 
+from gen_unlearn.commands.ensemble_changes import require_ensemble
 from gen_unlearn.commands.fit import fit, fit_classifier
 from gen_unlearn.commands.trained_classifier import TrainedClassifier, encode_again, threads_of_training
+from gen_unlearn.commands.trained_ensemble import TrainedEnsemble
+from gen_unlearn.commands.verify_ensemble import (
+    check_adapters,
+    replay_adapters,
+    replay_sample,
+    save_replayed,
+)
 from gen_unlearn.config import RunConfig
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.indexed_images import first_few
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
-from gen_unlearn.repro import ID_BYTES, digest_arrays, id_keys, ids_to_hex, software_versions
+from gen_unlearn.processes import process_state
+from gen_unlearn.repro import ID_BYTES, digest_arrays, id_keys, ids_to_hex
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.shards import Rows, row_keys, sha256
 
@@ -60,20 +69,37 @@ def verify(run: RunFolder) -> list[Check]:
             _check("receipts", lambda: _receipts(run)),
             _check("files that no deletion changes", lambda: _unchanging_files(run)),
         ]
-        if run.is_semi_parametric:
+        if run.has_exemplars:
             checks.append(_check("exemplars", lambda: _exemplars(run)))
+        if run.is_ensemble:
+            checks.append(_check("adapters", lambda: check_adapters(run)))
         return checks
 
 
-def replay(run: RunFolder) -> list[Check]:
+def replay(run: RunFolder, sample: int | None = None) -> list[Check]:
     """Rebuild the pipeline from recipe, core and surviving exemplars, and compare every file's SHA-256.
 
     The weights of a joint core are not rebuilt: they were fit on the deleted images too. Then only the
     exemplars are.
+
+    Args:
+        run: a run with exemplars.
+        sample: of an adapter ensemble: rebuild only so many adapters, chosen at random.
+
+    Raises:
+        ValueError: there are no exemplars, or no adapters to choose from.
     """
-    if not run.is_semi_parametric:
+    if sample is not None:
+        require_ensemble(run)
+        return [_check(f"replay of a sample of {sample}", lambda: replay_sample(run, sample))]
+    if not run.has_exemplars:
         raise ValueError(f"{run.path} has no exemplars: nothing was deleted from it that could be replayed")
     checks = [_check("replay of the exemplars", lambda: _replay_exemplars(run))]
+    if run.is_ensemble:
+        checks.append(_check("replay of the adapters", lambda: replay_adapters(run)))
+    if process_state().num_processes > 1:
+        skipped = "not done: training runs in one process"
+        return [*checks, Check("replay of the whole pipeline", detail=skipped)]
     if run.recipe.core.mode == "public":
         return [*checks, _check("replay of the whole pipeline", lambda: _replay_pipeline(run))]
     skipped = "not done: the core is joint, so the weights were fit on the deleted images (exemplar-only)"
@@ -125,8 +151,9 @@ def _exemplars(run: RunFolder) -> str:
     folder, ledger = run.exemplar_folder(), run.ledger
     folder.verify()
     last = ledger.entries[-1]
-    if not last.describes(folder.digest, run.key) or last.remaining != len(folder):
-        raise ValueError("they are not in the state that the ledger's last entry describes")
+    if not last.describes(run.state_of(folder), run.key) or last.remaining != len(folder):
+        what = "they and the adapters" if run.is_ensemble else "they"
+        raise ValueError(f"{what} are not in the state that the ledger's last entry describes")
     deleted = int(ledger.tombstones.mask(folder.ids).sum())
     if deleted:
         raise ValueError(f"{deleted} of them were deleted and are back")
@@ -157,7 +184,11 @@ def _replay_pipeline(run: RunFolder) -> str:
             pipeline.save_pretrained(scratch, include_exemplars=True)
         else:
             trained, _ = fit_classifier(run.recipe, core, data, description="replay")
-            _completed(trained, missing).save_pretrained(Path(scratch))
+            whole = _completed(trained, missing)
+            if isinstance(whole, TrainedEnsemble):
+                save_replayed(run, whole, Path(scratch))
+            else:
+                whole.save_pretrained(Path(scratch))
         return _compare_replayed(run, Path(scratch), run.model_path, missing)
 
 
@@ -196,8 +227,12 @@ def _require_added(run: RunFolder, missing: Rows) -> None:
         )
 
 
-def _completed(trained: TrainedClassifier, missing: Rows) -> TrainedClassifier:
+def _completed(
+    trained: TrainedClassifier | TrainedEnsemble, missing: Rows
+) -> TrainedClassifier | TrainedEnsemble:
     """Add exemplars, as the run has them, to those that were rebuilt."""
+    if not len(missing.ids):
+        return trained
     assert trained.exemplars is not None, "a run with exemplars is semi-parametric"
     rows = Rows.joined([trained.exemplars, missing])
     return replace(trained, exemplars=rows.select(np.argsort(row_keys(rows))))
@@ -208,7 +243,7 @@ def _compare_replayed(run: RunFolder, rebuilt: Path, kept: Path, missing: Rows) 
     try:
         found = _compare(rebuilt, kept)
     except ValueError as error:
-        raise ValueError(f"{error}{_environment_change(run)}") from error
+        raise ValueError(f"{error}{run.manifest.environment_note}") from error
     count = len(missing.ids)
     noun, are = ("exemplar", "was") if count == 1 else ("exemplars", "were")
     return found + (f"; {count} {noun} {are} not rebuilt: the source does not have them" if count else "")
@@ -230,15 +265,6 @@ def _compare(rebuilt: Path, kept: Path) -> str:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
-
-
-def _environment_change(run: RunFolder) -> str:
-    """Say what differs from where the run was trained, as that alone can change bits."""
-    then, now = run.manifest.versions, software_versions()
-    changes = [
-        f"{name} {then.get(name)} -> {now.get(name)}" for name in now if then.get(name) != now.get(name)
-    ]
-    return f"; the software differs from the training's: {', '.join(changes)}" if changes else ""
 
 
 def failures(checks: Sequence[Check]) -> list[Check]:

@@ -63,16 +63,28 @@ class JudgedImages:
     def classified_by(self, pipeline: ClassificationPipeline) -> dict[str, np.ndarray]:
         """Return the probabilities that a model gives in each set, float64 ``(n, classes)``.
 
+        They are equal for all classes where no adapter of an ensemble answers.
+
         Raises:
             ValueError: no exemplar is left.
         """
         classes = len(self.held_out.class_names)
         return self.by_set(
             *(
-                pipeline.probabilities(part.images) if len(part) else np.empty((0, classes))
+                _answered(pipeline.probabilities(part.images)) if len(part) else np.empty((0, classes))
                 for part in (self.forget, self.retain, self.held_out)
             )
         )
+
+
+def _answered(probabilities: np.ndarray) -> np.ndarray:
+    """Return probabilities, float64 ``(n, classes)``, equal ones in the place of rows of zeros."""
+    return np.where(probabilities.any(axis=1, keepdims=True), probabilities, 1 / probabilities.shape[1])
+
+
+def unanswered(probabilities: np.ndarray) -> np.ndarray:
+    """Tell which rows of probabilities ``(n, classes)`` prefer no class: bool ``(n,)``."""
+    return probabilities.max(axis=1, initial=0) == probabilities.min(axis=1, initial=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +143,10 @@ def mean_accuracy(pool: Sequence[np.ndarray], labels: np.ndarray) -> Estimate:
         pool: probabilities of each model, one or more of shape ``(n, classes)``.
         labels: the classes, int64 ``(n,)``.
     """
-    right = [int((probabilities.argmax(axis=1) == labels).sum()) for probabilities in pool]
+    right = [
+        int(((probabilities.argmax(axis=1) == labels) & ~unanswered(probabilities)).sum())
+        for probabilities in pool
+    ]
     if len(right) == 1:
         return proportion(right[0], len(labels))
     shares = np.array(right) / len(labels)

@@ -12,6 +12,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from gen_unlearn.adapters.families import AdaptersConfig
 from gen_unlearn.models.encoders import (
     EncoderConfig,
     build_encoder,
@@ -25,20 +26,23 @@ class ClassifierConfig:
     """What a classifier is made of.
 
     Attributes:
-        kind: ``"semi-parametric"``, whose prediction is a vote of exemplars, or ``"parametric"``, the same
-            encoder with a linear layer.
+        kind: ``"semi-parametric"``, whose prediction is a vote of exemplars; ``"parametric"``, the same
+            encoder with a linear layer; or ``"adapter-ensemble"``, many small heads on the frozen encoder, of
+            which each image asks a few.
         encoder: the network that images pass.
         key_dim: length of keys and queries of one expert.
         experts: attention maps, each with keys and queries of its own, mixed by a gate.
         exemplar_size: side in pixels of the pictures of exemplars that are kept, to show and to search them;
             `None` keeps images as they are classified. Predictions need keys alone.
+        adapters: the heads of an adapter ensemble; unused otherwise.
     """
 
-    kind: Literal["semi-parametric", "parametric"] = "semi-parametric"
+    kind: Literal["semi-parametric", "parametric", "adapter-ensemble"] = "semi-parametric"
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     key_dim: int = 64
     experts: int = 1
     exemplar_size: int | None = None
+    adapters: AdaptersConfig = field(default_factory=AdaptersConfig)
 
     def __post_init__(self) -> None:
         if self.key_dim < 1 or self.experts < 1:
@@ -111,7 +115,8 @@ def build_classifier(
     """Build a classifier with fresh weights, apart from an encoder whose weights the recipe names.
 
     Args:
-        config: what to build.
+        config: what to build; the network of an adapter ensemble is an
+            `gen_unlearn.models.backbone.AdapterBackbone` and not built here.
         image_shape: ``(height, width, channels)`` of the images.
         num_classes: number of classes.
 

@@ -19,38 +19,15 @@ from gen_unlearn.key_bank import KeyBank
 from gen_unlearn.lazy_images import ImageArray
 from gen_unlearn.models.classifier import ParametricClassifier, SemiParametricClassifier
 from gen_unlearn.models.voting import nearest_exemplars, prototype_vote, retrieved_vote
+from gen_unlearn.pipelines.adapter_ensemble import AdapterEnsemblePipeline
+from gen_unlearn.pipelines.prediction import PredictionConfig as PredictionConfig
+from gen_unlearn.pipelines.prediction import Vote as Vote
 from gen_unlearn.pixels import to_model_input
 from gen_unlearn.processes import process_state
 from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.repro import id_keys
 from gen_unlearn.run_paths import RunPaths
 from gen_unlearn.shards import Rows
-
-Vote = Literal["prototypes", "exemplars", "nearest-neighbours"]
-
-
-@dataclass(frozen=True)
-class PredictionConfig:
-    """Who votes when a trained semi-parametric classifier predicts.
-
-    Attributes:
-        vote: ``"prototypes"``, the mean key of each class (SPM-C); ``"exemplars"``, the nearest exemplars
-            with their attention weights (SPM-R); or ``"nearest-neighbours"``, the exemplars whose keys lie
-            nearest to the image's own key, one vote each: the comparison without a trained fusion.
-        neighbours: exemplars that vote for each image.
-        batch_size: images that are classified at a time.
-    """
-
-    vote: Vote = "prototypes"
-    neighbours: int = 32
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        if min(self.neighbours, self.batch_size) < 1:
-            raise ValueError(
-                f"expected neighbours and batch_size of at least 1, got {self.neighbours} and "
-                f"{self.batch_size}"
-            )
 
 
 @dataclass(frozen=True)
@@ -225,7 +202,7 @@ class SemiParametricPipeline:
             )
 
 
-ClassificationPipeline = ParametricPipeline | SemiParametricPipeline
+ClassificationPipeline = ParametricPipeline | SemiParametricPipeline | AdapterEnsemblePipeline
 
 
 def load_classifier(

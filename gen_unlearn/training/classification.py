@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from gen_unlearn.models.classifier import ClassifierNetwork, ParametricClassifier, SemiParametricClassifier
 from gen_unlearn.models.voting import class_mean_vote, exemplar_vote
-from gen_unlearn.progress import progress_bar
-from gen_unlearn.training.checkpoint import (
-    CheckpointFolder,
-    Progress,
-    TrainingInterruptedError,
-    interrupts_deferred,
-)
+from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
 from gen_unlearn.training.classification_batches import ClassificationBatch, ClassificationBatches
 from gen_unlearn.training.schedule import learning_rate
-
-_LOG_STEPS = 50
-_LOSS_SHARE = 0.02
+from gen_unlearn.training.steps import batch_loader, counted_steps
 
 
 @dataclass(frozen=True)
@@ -157,25 +147,14 @@ def train_classifier(
     """
     objective = ClassificationLoss(network, config.vote, len(batches.data.class_names))
     wrapped, optimizer = accelerator.prepare(objective, build_optimizer(network, config))
-    done = checkpoints.resume(accelerator) if checkpoints is not None else Progress()
-    total = config.steps * config.batch_size
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(done.step, len(batches)),
-        num_workers=config.dataloader_workers,
-        generator=torch.Generator(),  # Its own, so that resuming draws nothing from the global one.
-    )
-    step, started = done.step, time.perf_counter()
-    mean_loss = torch.tensor(done.loss, device=accelerator.device)
     wrapped.train()
     if not any(parameter.requires_grad for parameter in network.encoder.parameters()):
         network.encoder.eval()
 
-    bar = progress_bar(total, description, initial=step * config.batch_size)
-    with interrupts_deferred() as stop, bar:
-        for host_batch in loader:
-            rate = learning_rate(config, step * config.batch_size)
+    with counted_steps(config, accelerator, description, checkpoints) as steps:
+        positions = range(steps.done.step, len(batches))
+        for host_batch in batch_loader(batches, positions, config.dataloader_workers):
+            rate = learning_rate(config, steps.images)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = wrapped(host_batch.to(accelerator.device))
@@ -183,30 +162,11 @@ def train_classifier(
             accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
-
-            step += 1
-            bar.update(config.batch_size)
-            mean_loss = torch.where(
-                mean_loss.isnan(), loss.detach(), mean_loss.lerp(loss.detach(), _LOSS_SHARE)
-            )
-            if step % _LOG_STEPS == 0:
-                bar.set_postfix(loss=f"{mean_loss.item():.4f}")
-                accelerator.log({"loss": mean_loss.item(), "lr": rate}, step)
-            images = step * config.batch_size
-            due = (
-                images // config.checkpoint_images > (images - config.batch_size) // config.checkpoint_images
-            )
-            done = Progress(step, done.seconds + time.perf_counter() - started, done.loss)
-            started = time.perf_counter()
-            if checkpoints is not None and (stop.made or due):
-                done = replace(done, loss=mean_loss.item())
-                checkpoints.save(accelerator, done)
-            if stop.made:
-                raise TrainingInterruptedError(images, total)
+            steps.finish(loss.detach(), rate)
 
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     network.eval()
-    return replace(done, loss=mean_loss.item())
+    return steps.progress
 
 
 def build_optimizer(network: nn.Module, config: ClassifierTrainingConfig) -> torch.optim.Optimizer:

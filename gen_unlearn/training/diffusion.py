@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,20 +12,11 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.training_utils import EMAModel
-from torch.utils.data import DataLoader
 
-from gen_unlearn.progress import progress_bar
 from gen_unlearn.training.batches import DiffusionBatches
-from gen_unlearn.training.checkpoint import (
-    CheckpointFolder,
-    Progress,
-    TrainingInterruptedError,
-    interrupts_deferred,
-)
+from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
 from gen_unlearn.training.schedule import learning_rate
-
-_LOG_STEPS = 50
-_LOSS_SHARE = 0.02
+from gen_unlearn.training.steps import batch_loader, counted_steps
 
 
 @dataclass(frozen=True)
@@ -141,24 +131,12 @@ def train_diffusion(
         foreach=True,
     )
     ema.to(accelerator.device)
-    done = checkpoints.resume(accelerator, ema) if checkpoints is not None else Progress()
-    total = config.steps * config.batch_size
-    positions = range(done.step * batches.accumulation, len(batches))
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=positions,
-        num_workers=config.dataloader_workers,
-        generator=torch.Generator(),  # Its own, so that resuming draws nothing from the global one.
-    )
-    step, started = done.step, time.perf_counter()
-    mean_loss = torch.tensor(done.loss, device=accelerator.device)
-    step_loss = torch.zeros_like(mean_loss)
     wrapped.train()
+    step_loss = torch.zeros((), device=accelerator.device)
 
-    bar = progress_bar(total, description, initial=step * config.batch_size)
-    with interrupts_deferred() as stop, bar:
-        for host_batch in loader:
+    with counted_steps(config, accelerator, description, checkpoints, ema) as steps:
+        positions = range(steps.done.step * batches.accumulation, len(batches))
+        for host_batch in batch_loader(batches, positions, config.dataloader_workers):
             batch = host_batch.to(accelerator.device)
             noisy = noise_scheduler.add_noise(batch.images, batch.noise, batch.timesteps)
             target = batch.noise
@@ -171,34 +149,16 @@ def train_diffusion(
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm)
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(config, step * config.batch_size)
+                    group["lr"] = learning_rate(config, steps.images)
                 optimizer.step()
                 optimizer.zero_grad()
             step_loss += loss.detach() / batches.accumulation
             if not accelerator.sync_gradients:
                 continue
-
             ema.step(model.parameters())
-            step += 1
-            bar.update(config.batch_size)
-            mean_loss = torch.where(mean_loss.isnan(), step_loss, mean_loss.lerp(step_loss, _LOSS_SHARE))
+            steps.finish(step_loss, learning_rate(config, steps.images + config.batch_size))
             step_loss = torch.zeros_like(step_loss)
-            if step % _LOG_STEPS == 0:
-                shown = accelerator.reduce(mean_loss, "mean").item()
-                bar.set_postfix(loss=f"{shown:.4f}")
-                accelerator.log({"loss": shown, "lr": learning_rate(config, step * config.batch_size)}, step)
-            images = step * config.batch_size
-            due = (
-                images // config.checkpoint_images > (images - config.batch_size) // config.checkpoint_images
-            )
-            done = Progress(step, done.seconds + time.perf_counter() - started, done.loss)
-            started = time.perf_counter()
-            if checkpoints is not None and (stop.made or due):
-                done = replace(done, loss=accelerator.reduce(mean_loss, "mean").item())
-                checkpoints.save(accelerator, done, ema)
-            if stop.made:
-                raise TrainingInterruptedError(images, total)
 
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     ema.copy_to(model.parameters())
-    return replace(done, loss=accelerator.reduce(mean_loss, "mean").item())
+    return steps.progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
@@ -249,6 +251,21 @@ def test_the_run_of_a_frozen_encoder_must_fit(
     train(recipe("training.images=16"), tmp_path / "voting")
     with pytest.raises(ValueError, match=r"expected a parametric run as training\.encoder_run"):
         trained(recipe(f"training.encoder_run={tmp_path / 'voting'}"), data)
+
+
+def test_an_encoder_that_was_changed_since_its_training_is_refused(
+    data: IndexedImages, parametric_run: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(parametric_run, tmp_path / "copy"))
+    config = recipe(f"training.encoder_run={copy}", "training.images=16")
+    trained(config, data)
+    (file,) = (copy / "model" / "classifier").glob("*.safetensors")
+    weights = load_file(file)
+    name = next(name for name in weights if name.startswith("encoder.") and name.endswith("weight"))
+    weights[name].view(-1)[0] += 1e-3
+    save_file(weights, file)
+    with pytest.raises(ValueError, match=r"expected the weights that .*copy was trained to .*put it back"):
+        trained(config, data)
 
 
 # --- loss and optimiser

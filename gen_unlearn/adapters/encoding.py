@@ -1,0 +1,127 @@
+"""Turn images into the records of an adapter ensemble, and a recipe into what decides its adapters."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+
+from gen_unlearn.adapters.recipe import EnsembleRecipe
+from gen_unlearn.adapters.records import quantise
+from gen_unlearn.adapters.routing import Keys, public_keys, route
+from gen_unlearn.classifier_config import ClassifierRunConfig
+from gen_unlearn.data import IndexedImages
+from gen_unlearn.exemplar_keys import BLOCK, encode_rows, full_block
+from gen_unlearn.models.backbone import AdapterBackbone
+from gen_unlearn.progress import progress_bar
+from gen_unlearn.repro import id_keys
+from gen_unlearn.shards import Rows
+
+_LEAST_SHARE = 0.1
+"""A feature that hardly varies among public images must not decide every distance: its deviation counts as at
+least this share of the root mean square of all."""
+
+_SATURATED = 32767
+
+
+@torch.inference_mode()
+def block_codes(backbone: AdapterBackbone, images: np.ndarray) -> tuple[np.ndarray, int]:
+    """Map at most `BLOCK` uint8 images ``(n, height, width, channels)`` to codes.
+
+    Each is computed from the image and the backbone alone: the block is filled up to its full size.
+
+    Returns:
+        int16 codes ``(n, features)``, and how many codes of the block are cut off at 128 deviations.
+    """
+    codes, cut_off = backbone.codes(full_block(images).to(backbone.device))
+    return codes[: len(images)], cut_off
+
+
+def encode_records(
+    backbone: AdapterBackbone,
+    data: IndexedImages,
+    neighbours: int,
+    picture_size: tuple[int, int],
+    description: str = "encode records",
+) -> Rows:
+    """Encode images to stored records, sorted by id and label; repeated ones count once.
+
+    Their codes are the features of the record and, behind them, its routes, see
+    `gen_unlearn.adapters.records.Records.of_rows`.
+
+    Args:
+        backbone: gives features and keys.
+        data: the images, in memory or decoded as they are needed.
+        neighbours: adapters that each record is routed to.
+        picture_size: ``(height, width)`` in pixels of the pictures that are kept.
+        description: shown before the progress bar.
+
+    Raises:
+        ValueError: more neighbours than keys, or a feature that is not a finite number.
+    """
+    keys, features = backbone.public_keys(), backbone.encoder.out_dim
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        codes, _ = block_codes(backbone, images)
+        return np.concatenate([codes, route(codes, keys, neighbours)], axis=1)
+
+    rows = encode_rows(encode, features + neighbours, data, picture_size, description)
+    assert rows.codes is not None
+    _warn_of_saturation(rows.codes[:, :features])
+    return rows
+
+
+def _warn_of_saturation(codes: np.ndarray) -> None:
+    """Say how many codes are cut off: such features lie far from those of all public images."""
+    images = int((np.abs(codes.astype(np.int32)) == _SATURATED).any(axis=1).sum())
+    if images:
+        sys.stderr.write(
+            f"note: features of {images} of {len(codes)} images lie 128 standard deviations from those of "
+            "the public images, or further, and are cut off there\n"
+        )
+
+
+@torch.inference_mode()
+def set_public_statistics(
+    backbone: AdapterBackbone, core: IndexedImages, seed: int, description: str = "encode core"
+) -> None:
+    """Give a backbone its scale and its keys, from the public core alone; repeated images count once.
+
+    Args:
+        backbone: its encoder is final; the buffers are replaced.
+        core: the public images.
+        seed: of the choice of keys.
+        description: shown before the progress bar.
+
+    Raises:
+        ValueError: too few distinct images for so many keys, or a feature that is not a finite number.
+    """
+    distinct = core.select(np.unique(id_keys(core.ids), return_index=True)[1])
+    features = torch.empty(len(distinct), backbone.encoder.out_dim)
+    with progress_bar(len(distinct), description) as progress:
+        for start in range(0, len(distinct), BLOCK):
+            rows = np.arange(start, min(start + BLOCK, len(distinct)))
+            inputs = full_block(distinct.images[rows]).to(backbone.device)
+            features[rows] = backbone(inputs)[: len(rows)].float().cpu()
+            progress.update(len(rows))
+    exact = features.double().numpy()
+    deviation = exact.std(axis=0)
+    least = max(_LEAST_SHARE * float(np.sqrt(np.square(deviation).mean())), float(np.finfo(np.float32).tiny))
+    backbone.mean.copy_(torch.from_numpy(exact.mean(axis=0)))
+    backbone.deviation.copy_(torch.from_numpy(np.maximum(deviation, least)))
+    codes, _ = quantise(features, backbone.mean, backbone.deviation)
+    keys = public_keys(codes, distinct.ids, len(backbone.key_codes), backbone.config.key_source, seed)
+    backbone.key_codes.copy_(torch.from_numpy(keys.codes))
+
+
+def ensemble_recipe(config: ClassifierRunConfig, keys: Keys, class_names: tuple[str, ...]) -> EnsembleRecipe:
+    """Return what decides the adapters of a run.
+
+    Args:
+        config: the recipe of an adapter ensemble.
+        keys: of its backbone.
+        class_names: names of all classes.
+    """
+    adapters = config.model.adapters
+    return EnsembleRecipe(keys, adapters.heads, adapters.neighbours, class_names, config.seed)

@@ -1,0 +1,47 @@
+"""A classifier in words, for its report."""
+
+from __future__ import annotations
+
+from gen_unlearn.classifier_config import ClassifierRunConfig
+from gen_unlearn.runs import RunFolder
+
+_FEW_CLASSES = 4
+
+
+def encoder_words(config: ClassifierRunConfig) -> str:
+    """Describe the encoder, without the places of files."""
+    encoder = config.model.encoder
+    text = {
+        "cnn": f"cnn, width {encoder.width}, depth {encoder.depth}",
+        "cifar-resnet18": f"cifar-resnet18, width {encoder.width}",
+        "torchvision": f"torchvision, {encoder.name}",
+        "transformers": "transformers",
+    }[encoder.kind]
+    frozen = config.training.encoder_run is not None or config.model.kind == "adapter-ensemble"
+    return f"{text}, frozen" if frozen else text
+
+
+def adapter_words(run: RunFolder) -> str:
+    """Say how many adapters there are, of which kind, and how many cannot answer."""
+    config, stored = run.classifier_config.model.adapters, run.adapter_folder()
+    empty, waiting = config.count - len(stored.sizes), len(stored.waiting)
+    text = f"{config.count:,} {config.family} heads, {config.neighbours} asked for each image"
+    silent = [f"{empty:,} without images"] * (empty > 0) + [f"{waiting:,} to be rebuilt"] * (waiting > 0)
+    return f"{text}; no answer from {' and '.join(silent)}" if silent else text
+
+
+def per_class(exemplars: dict[str, int]) -> str:
+    """Write the range of the numbers of exemplars, and which classes have none."""
+    counts = [count for count in exemplars.values() if count]
+    empty = [name for name, count in exemplars.items() if not count]
+    if not counts:
+        return "none"
+    low, high = min(counts), max(counts)
+    text = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    if not empty:
+        return text
+    few = len(empty) <= _FEW_CLASSES
+    named = (
+        f"{'class' if len(empty) == 1 else 'classes'} {', '.join(empty)}" if few else f"{len(empty)} classes"
+    )
+    return f"{text}; none of {named}"

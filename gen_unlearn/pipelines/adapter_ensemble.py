@@ -1,0 +1,207 @@
+"""Predict with an adapter ensemble: a frozen encoder, and the few adapters with the nearest keys."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gen_unlearn.adapters.adapter_folder import AdapterFolder
+from gen_unlearn.adapters.encoding import block_codes, ensemble_recipe
+from gen_unlearn.adapters.ensemble import AdapterEnsemble, Answers, answers
+from gen_unlearn.adapters.family import WEIGHTS, AdapterState, Subtractable
+from gen_unlearn.adapters.recipe import EnsembleRecipe
+from gen_unlearn.adapters.records import Records
+from gen_unlearn.adapters.release import label_only
+from gen_unlearn.adapters.routing import members_of, route
+from gen_unlearn.classifier_config import ClassifierRunConfig
+from gen_unlearn.exemplar_folder import ExemplarFolder
+from gen_unlearn.exemplar_keys import BLOCK
+from gen_unlearn.lazy_images import ImageArray
+from gen_unlearn.models.backbone import AdapterBackbone
+from gen_unlearn.pipelines.prediction import PredictionConfig
+from gen_unlearn.processes import process_state
+from gen_unlearn.run_paths import RunPaths
+
+_MOST_ATTEMPTS = 10
+
+
+class Classified(NamedTuple):
+    """What an ensemble classified images as.
+
+    Attributes:
+        probabilities: float64 ``(n, classes)``, see `as_probabilities`.
+        answering: how many adapters answered for each image, int64 ``(n,)``.
+    """
+
+    probabilities: np.ndarray
+    answering: np.ndarray
+
+
+class AdapterEnsemblePipeline:
+    """Predict with adapters that are loaded for answering only: there is nothing to delete from.
+
+    An image is encoded in a block of fixed size, so that its codes, and with them the adapters that are
+    asked, do not depend on the images beside it. Several threads may predict while another one reloads: each
+    batch is answered by the adapters before or after, never by some of each.
+
+    Attributes:
+        network: the backbone.
+        recipe: what decides the adapters, but for the records.
+        prediction: how many images are answered for at a time.
+        held_back: adapters that were rebuilt and not released yet, see `gen_unlearn.adapters.release`: an
+            image that asks one of them is told its class alone. May be replaced.
+    """
+
+    def __init__(
+        self,
+        network: AdapterBackbone,
+        recipe: EnsembleRecipe,
+        states: Mapping[int, AdapterState],
+        prediction: PredictionConfig,
+        folder: Path | None = None,
+    ) -> None:
+        """Take over adapters.
+
+        Args:
+            network: the backbone.
+            recipe: what decides the adapters, but for the records.
+            states: the adapters that answer.
+            prediction: how many images are answered for at a time.
+            folder: where `reload` finds the adapters.
+        """
+        self.network, self.recipe, self.prediction = network.eval(), recipe, prediction
+        self.held_back: Collection[int] = frozenset()
+        self._states, self._folder = dict(states), folder
+        self._lock = threading.Lock()  # Held by whoever loads adapters, so that the latest ones stay.
+
+    def with_adapters(self, states: Mapping[int, AdapterState]) -> AdapterEnsemblePipeline:
+        """Return a pipeline of the same backbone and recipe with other adapters, in memory."""
+        return AdapterEnsemblePipeline(self.network, self.recipe, states, self.prediction)
+
+    def reload(self) -> None:
+        """Answer with the adapters that are on disk now, after a deletion or when some were rebuilt.
+
+        Raises:
+            ValueError: the pipeline was made of adapters in memory.
+        """
+        if self._folder is None:
+            raise ValueError("expected a pipeline that was loaded from a run, got one of adapters in memory")
+        with self._lock:
+            self._states = _serving(self._folder, self.recipe)
+
+    def classified(self, images: ImageArray) -> Classified:
+        """Classify uint8 images ``(n, height, width, channels)``, and count the adapters that answered."""
+        count, size = images.shape[0], self.prediction.batch_size
+        found = []
+        for start in range(0, max(count, 1), size):
+            rows = np.arange(start, min(start + size, count))
+            blocks = [images[rows[at : at + BLOCK]] for at in range(0, max(len(rows), 1), BLOCK)]
+            codes = [block_codes(self.network, block)[0] for block in blocks]
+            found.append(self._classified(np.concatenate(codes)))
+        return Classified(*map(np.concatenate, zip(*found, strict=True)))
+
+    def probabilities(self, images: ImageArray) -> np.ndarray:
+        """Map uint8 images ``(n, height, width, channels)`` to probabilities, float64 ``(n, classes)``.
+
+        All are 0 for an image that no adapter answers for.
+        """
+        return self.classified(images).probabilities
+
+    @torch.inference_mode()
+    def log_probabilities(self, inputs: Tensor) -> Tensor:
+        """Map images ``(batch, channels, height, width)`` in [-1, 1] to log-probabilities of the classes.
+
+        They have no gradient, and are minus infinity for an image that no adapter answers for.
+        """
+        codes, _ = self.network.codes(inputs)
+        return torch.from_numpy(self._classified(codes).probabilities).to(inputs.device).log()
+
+    def _classified(self, codes: np.ndarray) -> Classified:
+        """Ask the adapters that the codes, int16 ``(n, features)``, are routed to."""
+        states, held_back = self._states, self.held_back
+        routes = route(codes, self.recipe.keys, self.recipe.neighbours)
+        found = answers(self.recipe, states, codes, routes)
+        probabilities = as_probabilities(found)
+        reserved = np.isin(routes, sorted(held_back)).any(axis=1)
+        probabilities[reserved] = label_only(probabilities[reserved])
+        return Classified(probabilities, found.answering)
+
+
+def as_probabilities(found: Answers) -> np.ndarray:
+    """Return the scores of adapters as probabilities, float64 ``(n, classes)``, which keep the best class.
+
+    Scores of trained heads are probabilities already. Those of ridge heads are a regression on classes, which
+    goes a little below 0 and above 1: they are clipped at 0 and divided by their sum. If no score of an image
+    is above 0, they are taken above their least one; if all are equal, so are the probabilities. A row
+    without an answer stays 0.
+    """
+    scores = found.scores
+    least = scores.min(axis=1, keepdims=True)
+    positive = (scores > 0).any(axis=1, keepdims=True)
+    shares = np.where(positive, scores.clip(0), scores - least)
+    totals = shares.sum(axis=1, keepdims=True)
+    shares = np.where(totals > 0, shares / np.where(totals > 0, totals, 1), 1 / scores.shape[1])
+    return np.where((found.answering > 0)[:, None], shares, 0.0)
+
+
+def load_backbone(folder: Path, config: ClassifierRunConfig) -> tuple[AdapterBackbone, EnsembleRecipe]:
+    """Load what no deletion changes from the model folder of a run, onto this process's device.
+
+    Raises:
+        ValueError: the exemplars' description is missing or was changed.
+    """
+    network = AdapterBackbone.from_pretrained(folder / RunPaths.classifier_name, local_files_only=True)
+    names = ExemplarFolder.read(folder / RunPaths.exemplars_name, lambda stored: stored.class_names)
+    recipe = ensemble_recipe(config, network.public_keys(), names)
+    return network.to(process_state().device).eval(), recipe
+
+
+def load_ensemble_pipeline(
+    folder: Path, config: ClassifierRunConfig, prediction: PredictionConfig
+) -> AdapterEnsemblePipeline:
+    """Load an adapter ensemble for answering from the model folder of a run.
+
+    Raises:
+        ValueError: a file of the ensemble is missing or was changed.
+    """
+    network, recipe = load_backbone(folder, config)
+    adapters = folder / RunPaths.adapters_name
+    return AdapterEnsemblePipeline(network, recipe, _serving(adapters, recipe), prediction, adapters)
+
+
+def load_ensemble(folder: Path, config: ClassifierRunConfig) -> AdapterEnsemble:
+    """Load an adapter ensemble with its records from the model folder of a run, to delete from it in memory.
+
+    Raises:
+        ValueError: records and adapters do not belong together, or a file is missing or was changed.
+    """
+    _, recipe = load_backbone(folder, config)
+    for _ in range(_MOST_ATTEMPTS):  # A change may come between reading the records and the adapters.
+        rows = ExemplarFolder.read(
+            folder / RunPaths.exemplars_name, lambda stored: stored.all_rows(pixels=False)
+        )
+        sizes, states = AdapterFolder.read(folder / RunPaths.adapters_name, _everything)
+        records, routes = Records.of_rows(rows, recipe.shape.features)
+        members = members_of(routes, len(recipe.keys))
+        if sizes == {adapter: len(part) for adapter, part in enumerate(members) if len(part)}:
+            return AdapterEnsemble(recipe, records, routes, states)
+    raise ValueError(
+        f"the adapters in {folder} are not those of its records; see: gen-unlearn verify {folder.parent}"
+    )
+
+
+def _serving(folder: Path, recipe: EnsembleRecipe) -> dict[int, AdapterState]:
+    """Load the adapters that answer; of those that are made from sums, the weights alone."""
+    names = (WEIGHTS,) if isinstance(recipe.family, Subtractable) else None
+    return AdapterFolder.read(folder, lambda stored: stored.serving(names))
+
+
+def _everything(stored: AdapterFolder) -> tuple[dict[int, int], dict[int, AdapterState]]:
+    states = {adapter: stored.state(adapter) for adapter in stored.files}
+    return stored.sizes, {adapter: state for adapter, state in states.items() if state is not None}

@@ -1,0 +1,81 @@
+"""The self-test finds families whose bits depend on what they should not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from gen_unlearn.adapters import determinism
+from gen_unlearn.adapters.determinism import environment, is_deterministic
+from gen_unlearn.adapters.family import AdapterFamily, AdapterState, FitJob, HeadShape
+from gen_unlearn.adapters.ridge import RidgeHeads
+from gen_unlearn.adapters.sgd import SgdHeads
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """Heads that take up something besides their members."""
+
+    fault: str = "none"
+
+    def fit(self, jobs: Sequence[FitJob], shape: HeadShape, seed: int) -> list[AdapterState]:
+        found = []
+        for place, job in enumerate(jobs):
+            extra = {
+                "none": seed,
+                "place": place,
+                "partners": len(jobs),
+                "threads": torch.get_num_threads(),
+                "stream": float(torch.rand(())),
+            }[self.fault]
+            found.append({"weights": np.full((shape.features, shape.classes), extra + len(job.members))})
+        return found
+
+    def scores(self, state: AdapterState, codes: np.ndarray) -> np.ndarray:
+        return codes @ state["weights"]
+
+    def visits(self, members: int) -> int:
+        return members
+
+
+FAMILIES = [
+    RidgeHeads(),
+    RidgeHeads(solver="portable"),
+    SgdHeads(),
+    SgdHeads(hidden=24),
+    SgdHeads(optimizer="adamw", batch_size=7, stack=3),
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
+def test_the_families_pass_soon(family: AdapterFamily) -> None:
+    generator, threads = torch.get_rng_state(), torch.get_num_threads()
+    determinism._passes.cache_clear()
+    started = time.perf_counter()
+    assert is_deterministic(family)
+    assert time.perf_counter() - started < 2
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert torch.get_num_threads() == threads
+    assert is_deterministic(family)
+    assert determinism._passes.cache_info().hits == 1
+
+
+@pytest.mark.parametrize("fault", ["place", "partners", "threads", "stream"])
+def test_faults_are_found(fault: str) -> None:
+    assert is_deterministic(Faulty())
+    assert not is_deterministic(Faulty(fault))
+
+
+def test_the_environment_names_what_computes() -> None:
+    found = environment()
+    assert found == environment()
+    assert {"numpy", "scipy", "torch", "python", "platform", "blas", "cpu_capability"} <= found.keys()
+    assert found["numpy"] == np.__version__
+    assert found["torch"] == torch.__version__.split("+")[0]
+    assert "blas" in found["blas"].lower() or "mkl" in found["blas"].lower()
+    assert "/" not in found["blas"], "no folder of this machine"
