@@ -28,6 +28,16 @@ def write_flushed(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read where nobody looks yet, and flush it to disk."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def flush_tree(folder: Path) -> None:
     """Flush every file and folder below a folder, itself and its entry in its parent to disk."""
     for path in sorted(folder.rglob("*")):

@@ -1,9 +1,9 @@
 """Change what a run was made of so that a crash at any moment leaves the old state or the new one.
 
 A change concerns the stores of the model: the exemplars, and of an ensemble the adapters. It is prepared in
-the folder ``.change``: the new files of each store, the new lists of them, the receipt. One rename, of
-``commit.json``, decides for all of them. Before it, the change is undone by removing the folder; after it, it
-is finished by moving everything into place, which can be repeated as often as it takes.
+the folder ``.change``: the new files of each store, the new lists of them, the receipt, private files. One
+rename, of ``commit.json``, decides for all of them. Before it, the change is undone by removing the folder;
+after it, it is finished by moving everything into place, which can be repeated as often as it takes.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from filelock import FileLock, Timeout
 
-from gen_unlearn.atomic import flush_folder, write_flushed, write_text
+from gen_unlearn.atomic import flush_folder, write_flushed, write_private, write_text
 from gen_unlearn.commit_record import CommitRecord, StagedChange, StoreFiles
 from gen_unlearn.ledger import LedgerEntry, append_line
 from gen_unlearn.sealing import RunKey
@@ -149,6 +150,7 @@ class ChangeFolder:
         ledger_size: int,
         receipt: str | None = None,
         purge: tuple[str, ...] = (),
+        private: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         """Decide the change that is prepared; what is left to do is done on leaving `prepared`.
 
@@ -158,17 +160,20 @@ class ChangeFolder:
             ledger_size: size of the ledger before it.
             receipt: text of the receipt.
             purge: other files and folders of the run to remove.
+            private: new contents of files of the run that only its owner can read, by name.
         """
         for store, change in changes.items():
             write_flushed(self.staging(store) / SUMS, change.sums.encode())
             flush_folder(self.staging(store))
         if receipt is not None:
             write_flushed(self.path / "receipt.json", receipt.encode())
+        for name, content in private.items():
+            write_private(self.path / name, content)
         flush_folder(self.path)
         flush_folder(self.run)
         line = entry.to_line().decode()
         stores = {store: StoreFiles.of(change) for store, change in changes.items()}
-        record = CommitRecord(stores, entry.receipt, ledger_size, line, list(purge))
+        record = CommitRecord(stores, entry.receipt, ledger_size, line, list(purge), list(private))
         write_text(self._commit_path, record.to_json(RunKey.from_file(self._key_path)))
 
     def pending(self) -> bool:
@@ -212,6 +217,9 @@ class ChangeFolder:
             raise ValueError(
                 f"{self.path} holds a change from before the ledger's last entry; remove it by hand"
             )
+        for name in record.private:  # First: what a change lets nobody see is in force before the change is.
+            _move(self.path / name, self.run / name)
+        flush_folder(self.run)
         stores = [name for name in _STORES if name in record.stores]
         for store in stores:
             for name in record.stores[store].new:

@@ -110,7 +110,7 @@ class ClassifierRunConfig:
     def _decisive_adapters(self, settings: dict[str, object]) -> dict[str, object]:
         """Return the settings that decide the adapters: of the families the chosen one alone."""
         chosen = self.model.adapters.family
-        left_out = {"minimum_batch", *(name for name in FAMILIES if name != chosen)}
+        left_out = {"minimum_batch", "deadline_days", *(name for name in FAMILIES if name != chosen)}
         return {name: value for name, value in settings.items() if name not in left_out}
 
     def to_yaml(self) -> str:

@@ -49,6 +49,9 @@ def predict(
     found = prediction.predict(folder, files, voters)
     written = [] if out is None else prediction.write_predictions(folder, files, found, out)
     notes = [] if out is None or kind not in prediction.NO_PICTURES else [prediction.NO_PICTURES[kind]]
+    notes += prediction.note_of_held_back(found)
     text = [prediction.table(found), *(f"wrote   {path}" for path in written)]
     facts = {"predictions": [one.facts() for one in found], "files": [str(path) for path in written]}
+    if folder.is_ensemble:
+        facts["label_only"] = any(one.label_only for one in found)
     show("\n".join([*text, *(f"note    {note}" for note in notes)]), facts | {"notes": notes}, as_json)

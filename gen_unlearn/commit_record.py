@@ -55,6 +55,7 @@ class CommitRecord:
         ledger_size: size of the ledger in bytes before the change.
         line: line to append to it.
         purge: other files and folders of the run to remove, by path in the run.
+        private: files of the run that only its owner can read, by name; they take their places first.
     """
 
     stores: Mapping[str, StoreFiles]
@@ -62,6 +63,7 @@ class CommitRecord:
     ledger_size: int
     line: str
     purge: list[str]
+    private: list[str]
 
     def to_json(self, key: RunKey) -> str:
         """Return the record, sealed with the key of the run."""

@@ -166,10 +166,11 @@ class Ledger:
     def standing(self) -> list[LedgerEntry]:
         """The entries with a receipt that no later one replaces, as a rebuilding does deletions."""
         standing: list[LedgerEntry] = []
+        completed = 0
         for entry in self.entries:
             if entry.kind == "rebuilt":
-                done = set(entry.tombstones)
-                standing = [other for other in standing if not done.issuperset(other.tombstones)]
+                del standing[completed:]
+                completed = len(standing) + 1
             if entry.receipt is not None:
                 standing.append(entry)
         return standing

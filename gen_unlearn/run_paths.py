@@ -8,6 +8,7 @@ What lies in it::
     core.txt        of a run with a public core: the ids that the weights are fit on
     without.txt     of an oracle: tombstones of what it is trained without
     ledger.key      the secret key of tombstones and seals
+    held_back.json  of an adapter ensemble: which adapters are held back; only its owner can read it
     ledger.jsonl    what happened to the run, see `gen_unlearn.ledger`
     model/          the pipeline in diffusers layout, or the classifier, exemplars and adapters included
     checkpoints/    resume points, while training is not complete
@@ -76,6 +77,11 @@ class RunPaths:
         return self.path / "ledger.jsonl"
 
     @property
+    def held_back_path(self) -> Path:
+        """The adapters that are held back, see `gen_unlearn.adapters.release`."""
+        return self.path / "held_back.json"
+
+    @property
     def change(self) -> ChangeFolder:
         """The change of the run that is in progress, if there is one."""
         return ChangeFolder(self.path)
@@ -140,6 +146,7 @@ class RunPaths:
             self.core_path,
             self.without_path,
             self.key_path,
+            self.held_back_path,
             self.ledger_path,
             self.model_path,
             self.receipts_path,

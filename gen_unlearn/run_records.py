@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from gen_unlearn.adapters.adapter_folder import AdapterFolder
+from gen_unlearn.adapters.release import HeldBack, ReleaseConfig
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.ledger import Ledger
 from gen_unlearn.manifest import RunManifest
@@ -79,6 +81,17 @@ class RunRecords(RunPaths):
             ValueError: the model has none.
         """
         return AdapterFolder.open(self.adapters_path)
+
+    def held_back(self, release: ReleaseConfig) -> HeldBack:
+        """Return which adapters of an ensemble are held back now.
+
+        Args:
+            release: when they are not any more.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        return HeldBack.load(self.held_back_path).settled(release, datetime.now(UTC))
 
     def state_of(self, exemplars: ExemplarFolder) -> str:
         """Return the digest of what deletions change: the exemplars, and of an ensemble the adapters too."""

@@ -215,11 +215,14 @@ class RunFolder(RunRecords):
         )
 
     def load_classifier(self, prediction: PredictionConfig | None = None) -> ClassificationPipeline:
-        """Load the classifier as it is now; how it predicts says the recipe, or `prediction`."""
+        """Load the classifier as it is now; how it predicts says the recipe, or `prediction`.
+
+        Adapters of an ensemble that are held back give the class alone, see `gen_unlearn.adapters.release`.
+        """
         config = self.classifier_config
         asked = config.prediction if prediction is None else prediction
         if config.model.kind == "adapter-ensemble":
-            return load_ensemble_pipeline(self.model_path, config, asked)
+            return load_ensemble_pipeline(self, config, asked)
         return load_classifier(self.model_path, config.model.kind, config.core.mode, asked)
 
     def load_ensemble(self) -> AdapterEnsemble:

@@ -7,7 +7,6 @@ deleted images is therefore keyed: without the key it tells nothing, with it a k
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gen_unlearn.atomic import flush_folder
+from gen_unlearn.atomic import flush_folder, write_private
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.repro import digest_json
 
@@ -57,12 +56,7 @@ class RunKey:
     def save(self, path: Path) -> None:
         """Write the key to a new file that only its owner can read."""
         temporary = path.with_name(f".{path.name}.unfinished")
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(self.secret.hex() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        write_private(temporary, f"{self.secret.hex()}\n".encode("ascii"))
         temporary.replace(path)
         flush_folder(path.parent)
 

@@ -35,9 +35,11 @@ SGD = ("model.adapters.family=sgd", "model.adapters.sgd.epochs=2")
 FAMILIES = {"ridge": RIDGE, "sgd": SGD}
 
 
-def make_ensemble_run(path: Path, data: IndexedImages, family: str = "ridge") -> RunFolder:
+def make_ensemble_run(
+    path: Path, data: IndexedImages, family: str = "ridge", overrides: tuple[str, ...] = ()
+) -> RunFolder:
     """Make a run of fresh weights over grey images of 8x8, as if it had been trained; its core is made up."""
-    config = load_recipe(CONFIGS / "digits_adapters.yaml", (*TINY, *FAMILIES[family]))
+    config = load_recipe(CONFIGS / "digits_adapters.yaml", (*TINY, *FAMILIES[family], *overrides))
     core = random_images(60, seed=1_000_003)
     torch.manual_seed(0)
     adapters = config.model.adapters

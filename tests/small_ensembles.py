@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
 
 from gen_unlearn.adapters.family import AdapterFamily, FitJob, HeadShape
+from gen_unlearn.adapters.purity_checks import in_order
 from gen_unlearn.adapters.recipe import EnsembleRecipe
-from gen_unlearn.adapters.records import Records, quantise
+from gen_unlearn.adapters.records import STEPS, Records, quantise
 from gen_unlearn.adapters.routing import public_keys
 from gen_unlearn.data import load_digits_images
-from gen_unlearn.repro import id_keys
+from gen_unlearn.repro import image_ids
 
 PUBLIC = 200
 
@@ -33,9 +36,36 @@ def random_jobs(sizes: list[int], shape: HeadShape) -> list[FitJob]:
     ]
 
 
-def in_order(records: Records) -> Records:
-    """Sort records by id, then by label."""
-    return records.select(np.lexsort((records.labels, id_keys(records.ids))))
+def clustered_records(count: int, seed: int, features: int = 6, classes: int = 3) -> Records:
+    """Make records of several clusters, one for each class."""
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, classes, count)
+    centres = np.random.default_rng(99).normal(0, 1.5, (classes, features))
+    values = centres[labels] + draw.standard_normal((count, features))
+    ids = draw.integers(0, 256, (count, 16)).astype(np.uint8)
+    return in_order(Records(np.rint(STEPS * values).astype(np.int16), labels, ids))
+
+
+class DigitsProblem(NamedTuple):
+    """Deletable records, public ones, and ones that no model has seen."""
+
+    records: Records
+    public: Records
+    unseen: Records
+
+
+@cache
+def digits_problem() -> DigitsProblem:
+    """Return standardised pixels of the digits: 1000 deletable images, 300 public and 497 unseen ones."""
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    public, records, unseen = np.split(order, [300, 1300])
+    mean, deviation = images[public].mean(axis=0), images[public].std(axis=0) + 0.16
+    codes = np.rint(STEPS * (images - mean) / deviation).astype(np.int16)
+    ids = image_ids(images.astype(np.uint8).reshape(-1, 8, 8, 1))
+    return DigitsProblem(
+        *(in_order(Records(codes[r], labels[r].astype(np.int64), ids[r])) for r in (records, public, unseen))
+    )
 
 
 @cache

@@ -203,16 +203,17 @@ def test_a_manifest_with_fewer_classes_is_refused(run: Path, tmp_path: Path) -> 
 def plant_change(run: Path, key: RunKey, **commit: object) -> None:
     """Put a decided change into the run that does nothing, but for what is given, and seal it."""
     entries = (run / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    files = {name: commit.pop(name) for name in ("new", "obsolete") if name in commit}
     harmless = {
-        "new": [],
-        "obsolete": [],
+        "stores": {"exemplars": {"new": [], "obsolete": []} | files},
         "receipt": None,
         "ledger_size": len(entries[0]),
         "line": entries[1].decode(),
         "purge": [],
+        "private": [],
     }
     (run / ".change" / "exemplars").mkdir(parents=True)
-    shutil.copy(run / STORE / SUMS, run / ".change" / SUMS)
+    shutil.copy(run / STORE / SUMS, run / ".change" / "exemplars" / SUMS)
     (run / ".change" / "receipt.json").write_text("{}")
     fields = harmless | commit
     seal = key.seal("commit", json.dumps(fields, sort_keys=True))
@@ -245,6 +246,10 @@ def test_a_change_is_finished_only_if_the_key_of_the_run_sealed_it(run: Path, tm
         {"obsolete": ["{tmp}/victim/file"]},
         {"obsolete": ["../model_index.json"]},
         {"new": ["../../../victim/file"]},
+        {"private": ["../victim/file"]},
+        {"private": ["{tmp}/victim/file"]},
+        {"private": ["ledger.key"]},
+        {"private": 5},
         {"receipt": "../../victim/file"},
         {"receipt": "{tmp}/victim/file"},
         {"receipt": "../recipe.yaml"},

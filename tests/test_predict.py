@@ -12,7 +12,8 @@ from command_line import CONFIGS, refused, run_command, works
 from PIL import Image
 from run_factory import snapshot
 
-from gen_unlearn.commands.predict import Prediction, images_below, predict, write_predictions
+from gen_unlearn.commands.classified import Prediction
+from gen_unlearn.commands.predict import images_below, predict, write_predictions
 from gen_unlearn.decoding import decode_image
 from gen_unlearn.repro import ids_from_hex
 from gen_unlearn.runs import RunFolder

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -64,10 +65,11 @@ def key_source_area(keys: Keys, members: np.ndarray, outsiders: np.ndarray) -> t
     Returns:
         The area under the ROC curve and its 95 % interval: around 0.5 if the keys say nothing of members.
     """
-    return area_under_curve([Stratum(_closeness(members, keys), _closeness(outsiders, keys))])
+    return area_under_curve([Stratum(closeness(members, keys), closeness(outsiders, keys))])
 
 
-def _closeness(codes: np.ndarray, keys: Keys) -> np.ndarray:
+def closeness(codes: np.ndarray, keys: Keys) -> np.ndarray:
+    """Return minus the distance of codes, int16 ``(n, features)``, to their nearest key, float64 ``(n,)``."""
     nearest = keys.codes[route(codes, keys, 1)[:, 0]].astype(np.int64)
     return -np.sqrt(((codes - nearest) ** 2).sum(axis=1))
 
@@ -92,7 +94,7 @@ class RidgeView:
     public: Records
     everywhere: Records
 
-    @property
+    @cached_property
     def matrix(self) -> np.ndarray:
         """Estimate of ``Σ x xᵀ + penalty`` before, from public records, float64.
 
@@ -220,7 +222,10 @@ def most_moved(before: np.ndarray, after: np.ndarray) -> int:
 
 
 def adaptive_deletions(
-    ensemble: AdapterEnsemble, choose: Callable[[np.ndarray, np.ndarray], int], steps: int
+    ensemble: AdapterEnsemble,
+    choose: Callable[[np.ndarray, np.ndarray], int],
+    steps: int,
+    asked: Records | None = None,
 ) -> list[int]:
     """Delete images one by one, each chosen from what the ensemble says after the last deletion.
 
@@ -228,14 +233,16 @@ def adaptive_deletions(
 
     Args:
         ensemble: what is attacked; it is changed.
-        choose: maps the scores of the records that are left, before and after the last deletion, both
-            float64 ``(n, classes)``, to the row to delete next.
+        choose: maps the scores of the records that are asked about and left, before and after the last
+            deletion, both float64 ``(n, classes)``, to the row to delete next.
         steps: deletions, fewer than there are images.
+        asked: records of the ensemble that are asked about and deleted from, more images than steps; all by
+            default.
 
     Returns:
         The number of records left after each step.
     """
-    records, _ = ensemble.left
+    records = ensemble.left[0] if asked is None else asked
     before = after = ensemble.scores(records.codes).scores
     left = []
     for _ in range(steps):
@@ -244,7 +251,7 @@ def adaptive_deletions(
         kept = (records.ids != wanted).any(axis=1)
         records = records.select(kept)
         before, after = after[kept], ensemble.scores(records.codes).scores
-        left.append(len(records))
+        left.append(len(ensemble))
     return left
 
 

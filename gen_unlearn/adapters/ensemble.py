@@ -275,8 +275,11 @@ def answers(
     """
     totals = np.zeros((len(codes), recipe.shape.classes))
     answering = np.zeros(len(codes), dtype=np.int64)
-    for adapter, rows in enumerate(members_of(routes, len(recipe.keys))):
-        if len(rows) and adapter in states:
+    asked, ranks = np.unique(routes, return_inverse=True)
+    members = members_of(ranks.reshape(routes.shape), len(asked))
+    for rank, adapter in enumerate(asked.tolist()):
+        if adapter in states:
+            rows = members[rank]
             totals[rows] += recipe.family.scores(states[adapter], codes[rows])
             answering[rows] += 1
     return Answers(totals / np.maximum(answering, 1)[:, None], answering)

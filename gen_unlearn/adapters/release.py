@@ -1,9 +1,10 @@
 """When rebuilt adapters are published: so late that comparing them with the old ones gives nobody away.
 
 Who has an adapter's weights, or all of its scores, before and after a single deletion can tell what was
-deleted; see `gen_unlearn.adapters.attacks`. So new weights are held back until enough was deleted from the
-adapter, or a deadline is over. That is about publishing: the adapters that answer are rebuilt, or masked,
-at once, and may give their class alone away until then, see `label_only`.
+deleted, and after a single addition what was added; see `gen_unlearn.adapters.attacks`. So new weights are
+held back until enough of the adapter has changed, or a deadline is over. That is about publishing: the
+adapters that answer are rebuilt, or masked, at once, and may give their class alone away until then, see
+`label_only`.
 
 What is held back depends on the order of requests. It stays outside of the model, whose bytes must not.
 """
@@ -19,7 +20,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from gen_unlearn.atomic import write_text
+_MOST_DAYS = 36500.0
 
 
 @dataclass(frozen=True)
@@ -27,44 +28,48 @@ class ReleaseConfig:
     """When new weights of an adapter are published.
 
     Attributes:
-        minimum_batch: deletions from the adapter since its last release, at least 1; more than the classes,
-            for residuals of fewer deleted records are found exactly.
-        deadline_days: days after the first of them, at least 0, when it is published anyway.
+        minimum_batch: deletions from and additions to the adapter since its last release, at least 1, which
+            holds nothing back; more than the classes, for residuals of fewer records are found exactly.
+        deadline_days: days after the first of them, 0 to 36500, when it is published anyway.
 
     Raises:
-        ValueError: a number below that.
+        ValueError: a number outside of that.
     """
 
     minimum_batch: int
     deadline_days: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.minimum_batch < 1 or not self.deadline_days >= 0:
+        if self.minimum_batch < 1:
             raise ValueError(
-                f"expected minimum_batch of at least 1 and deadline_days of at least 0, got "
-                f"{self.minimum_batch} and {self.deadline_days}"
+                f"expected adapters.minimum_batch of at least 1, got {self.minimum_batch}; 1 holds none back"
+            )
+        if not 0 <= self.deadline_days <= _MOST_DAYS:
+            raise ValueError(
+                f"expected adapters.deadline_days from 0 to {_MOST_DAYS:g}, got {self.deadline_days}; "
+                f"0 holds none back"
             )
 
 
 @dataclass(frozen=True)
 class Held:
-    """Deletions from one adapter since its weights were released.
+    """What changed in one adapter since its weights were released.
 
     Attributes:
-        deletions: how many, at least 1.
+        changes: records that were deleted from it or added to it, at least 1.
         since: time of the first of them, ISO 8601 with a time zone.
 
     Raises:
-        ValueError: no deletion, or a time that is not of that form.
+        ValueError: no change, or a time that is not of that form.
     """
 
-    deletions: int
+    changes: int
     since: str
 
     def __post_init__(self) -> None:
-        if self.deletions < 1 or _time(self.since).tzinfo is None:
+        if self.changes < 1 or _time(self.since).tzinfo is None:
             raise ValueError(
-                f"expected deletions of at least 1 since a time with its zone, got {self.deletions} since "
+                f"expected changes of at least 1 since a time with its zone, got {self.changes} since "
                 f"{self.since!r}"
             )
 
@@ -73,7 +78,8 @@ class Held:
 class HeldBack:
     """Adapters whose new weights are held back. Changes return a new value.
 
-    It says where deleted images were: keep it as private as the images, and outside of the model's folder.
+    It says where images were deleted or added: keep it as private as the images, and outside of the model's
+    folder.
 
     Attributes:
         adapters: what each of them waits with, by its number.
@@ -82,22 +88,45 @@ class HeldBack:
     adapters: Mapping[int, Held] = field(default_factory=lambda: MappingProxyType({}))
 
     def after(self, routes: np.ndarray, when: datetime) -> HeldBack:
-        """Return the state after a deletion.
+        """Return the state after a deletion or an addition, before anything is released.
 
         Args:
-            routes: of the deleted records, int16 ``(n, neighbours)``.
-            when: time of the deletion, with its zone.
+            routes: of the deleted or added records, int16 ``(n, neighbours)``.
+            when: time of the change, with its zone.
         """
         adapters = dict(self.adapters)
         touched, counts = np.unique(routes, return_counts=True)
         for adapter, count in zip(touched.tolist(), counts.tolist(), strict=True):
             known = adapters.get(adapter, Held(count, when.isoformat()))
             more = count if adapter in adapters else 0
-            adapters[adapter] = Held(known.deletions + more, known.since)
+            adapters[adapter] = Held(known.changes + more, known.since)
         return HeldBack(adapters)
 
+    def settled(self, config: ReleaseConfig, now: datetime) -> HeldBack:
+        """Return the state with all that is due released."""
+        return self.released(self.due(config, now))
+
+    def changed(self, routes: np.ndarray, config: ReleaseConfig, now: datetime) -> HeldBack:
+        """Return the state after a deletion or an addition, as it is kept.
+
+        What was due before is released first, so that what is new is not published with it.
+
+        Args:
+            routes: of the deleted or added records, int16 ``(n, neighbours)``.
+            config: when adapters are due.
+            now: the time, with its zone.
+        """
+        return self.settled(config, now).after(routes, now).settled(config, now)
+
+    def until(self, config: ReleaseConfig) -> str | None:
+        """Return when the last adapter is released at the latest, ISO 8601; `None` if none is held back."""
+        if not self.adapters:
+            return None
+        last = max(_time(held.since) for held in self.adapters.values())
+        return (last + timedelta(days=config.deadline_days)).isoformat(timespec="seconds")
+
     def due(self, config: ReleaseConfig, now: datetime) -> tuple[int, ...]:
-        """Return the adapters to release, ascending: those with enough deletions, or too old ones.
+        """Return the adapters to release, ascending: those with enough changes, or too old ones.
 
         Args:
             config: what is enough, and too old.
@@ -107,7 +136,7 @@ class HeldBack:
         return tuple(
             adapter
             for adapter, held in sorted(self.adapters.items())
-            if held.deletions >= config.minimum_batch or _time(held.since) <= oldest
+            if held.changes >= config.minimum_batch or _time(held.since) <= oldest
         )
 
     def released(self, adapters: Iterable[int]) -> HeldBack:
@@ -121,27 +150,34 @@ class HeldBack:
             raise ValueError(f"expected adapters that are held back, got {unknown}; release what is due")
         return HeldBack({adapter: held for adapter, held in self.adapters.items() if adapter not in gone})
 
-    def save(self, path: Path) -> None:
-        """Write a JSON file, all of it or nothing."""
+    def to_json(self) -> str:
+        """Return the text of the file that `load` reads."""
         rows = {str(adapter): asdict(held) for adapter, held in sorted(self.adapters.items())}
-        write_text(path, json.dumps(rows, indent=2) + "\n")
+        return json.dumps(rows, indent=2) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> HeldBack:
-        """Read what `save` wrote; where there is no file, nothing is held back.
+        """Read a file of `to_json`; where there is none, nothing is held back.
 
         Raises:
-            ValueError: a file of another kind.
+            ValueError: a file of another kind, or one that this user cannot read.
         """
-        if not path.exists():
-            return cls()
         try:
             rows = json.loads(path.read_text(encoding="utf-8"))
             return cls(
-                {int(adapter): Held(int(row["deletions"]), row["since"]) for adapter, row in rows.items()}
+                {int(adapter): Held(int(row["changes"]), row["since"]) for adapter, row in rows.items()}
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"expected held-back adapters in {path}, got another file: {error}") from error
+        except FileNotFoundError:
+            return cls()
+        except OSError as error:
+            raise ValueError(
+                f"cannot read which adapters are held back: {error}; use the run as its owner"
+            ) from error
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"expected held-back adapters in {path}, got another file: {error}; if it is lost, "
+                f"remove it: then nothing is held back until the next change"
+            ) from error
 
 
 def label_only(scores: np.ndarray) -> np.ndarray:

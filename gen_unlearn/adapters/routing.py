@@ -7,6 +7,7 @@ function of the record and the keys, on every device, and no deletion changes an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -46,6 +47,15 @@ class Keys:
     def digest(self) -> str:
         """SHA-256 of the keys and of what they were made from."""
         return digest_json([self.source, digest_arrays(self.codes)])
+
+    @cached_property
+    def distance_terms(self) -> tuple[np.ndarray, np.ndarray]:
+        """What squared distances are made from, less the image's own square: ``-2 K`` and ``|K|^2``.
+
+        Integers in float64, ``(features, adapters)`` and ``(adapters,)``.
+        """
+        wide = self.codes.astype(np.float64)
+        return -2.0 * wide.T, (wide**2).sum(axis=1)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -114,8 +124,7 @@ def route(codes: np.ndarray, keys: Keys, neighbours: int) -> np.ndarray:
             f"{neighbours} and codes of shape {codes.shape}"
         )
     assert codes.shape[1] < 2**21, "sums of products of so many features are not exact in float64"
-    directions = -2.0 * keys.codes.astype(np.float64).T
-    offsets = (keys.codes.astype(np.int64) ** 2).sum(axis=1).astype(np.float64)
+    directions, offsets = keys.distance_terms
     routes = np.empty((len(codes), neighbours), dtype=np.int16)
     for start in range(0, len(codes), _BLOCK):
         distances = codes[start : start + _BLOCK].astype(np.float64) @ directions + offsets

@@ -83,13 +83,13 @@ def add(run: RunFolder, data: IndexedImages, wait: float = LOCK_SECONDS) -> int:
         added = sum(change.changed_per_label.values())
         if added:
             changes: dict[str, StagedChange] = {EXEMPLARS: change}
-            digest = change.digest
+            digest, private = change.digest, dict[str, bytes]()
             if run.is_ensemble:
-                adapters = extend(run, folder, rows, prepared)
+                adapters, private = extend(run, folder, rows, prepared)
                 changes[ADAPTERS] = adapters
                 digest = stores_digest(change.digest, adapters.digest)
             entry = ledger.following("added", digest, images=added, remaining=change.count)
-            prepared.commit(changes, entry, ledger.size)
+            prepared.commit(changes, entry, ledger.size, private=private)
     return added
 
 

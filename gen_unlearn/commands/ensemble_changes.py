@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -25,6 +25,8 @@ from gen_unlearn.adapters.determinism import environment
 from gen_unlearn.adapters.encoding import ensemble_recipe
 from gen_unlearn.adapters.ensemble import ARTEFACT
 from gen_unlearn.adapters.recipe import EnsembleRecipe
+from gen_unlearn.adapters.records import Records
+from gen_unlearn.adapters.release import HeldBack
 from gen_unlearn.adapters.routing import Keys
 from gen_unlearn.changes import ADAPTERS, LOCK_SECONDS, ChangeFolder
 from gen_unlearn.commands.derived import remaining
@@ -74,9 +76,21 @@ def _weights_file(run: RunFolder) -> Path:
     return files[0]
 
 
+class EnsembleChange(NamedTuple):
+    """A change of the adapters that is staged, and what goes with it.
+
+    Attributes:
+        adapters: the change.
+        private: new contents of private files of the run, by name: which adapters are held back.
+    """
+
+    adapters: AdapterChange
+    private: dict[str, bytes]
+
+
 def withdraw(
     run: RunFolder, exemplars: ExemplarFolder, ids: np.ndarray, prepared: ChangeFolder
-) -> AdapterChange:
+) -> EnsembleChange:
     """Stage the masking of the adapters that images are routed to.
 
     Args:
@@ -85,11 +99,12 @@ def withdraw(
         ids: of the images, uint8 ``(n, 16)``; all are held.
         prepared: where to.
     """
-    leaving, staging = exemplars.select(ids), prepared.staging(ADAPTERS)
-    return stage_withdrawal(recipe_of(run), run.adapter_folder(), leaving, staging)
+    recipe, leaving, staging = recipe_of(run), exemplars.select(ids), prepared.staging(ADAPTERS)
+    change = stage_withdrawal(recipe, run.adapter_folder(), leaving, staging)
+    return EnsembleChange(change, _held_back(run, recipe, leaving))
 
 
-def extend(run: RunFolder, exemplars: ExemplarFolder, rows: Rows, prepared: ChangeFolder) -> AdapterChange:
+def extend(run: RunFolder, exemplars: ExemplarFolder, rows: Rows, prepared: ChangeFolder) -> EnsembleChange:
     """Stage what the adapters become once records are added; those that are held already change nothing.
 
     Args:
@@ -98,8 +113,17 @@ def extend(run: RunFolder, exemplars: ExemplarFolder, rows: Rows, prepared: Chan
         rows: encoded images.
         prepared: where to.
     """
-    added, staging = not_held(exemplars, rows), prepared.staging(ADAPTERS)
-    return stage_extension(recipe_of(run), run.adapter_folder(), exemplars, added, staging)
+    recipe, added, staging = recipe_of(run), not_held(exemplars, rows), prepared.staging(ADAPTERS)
+    change = stage_extension(recipe, run.adapter_folder(), exemplars, added, staging)
+    return EnsembleChange(change, _held_back(run, recipe, added))
+
+
+def _held_back(run: RunFolder, recipe: EnsembleRecipe, rows: Rows) -> dict[str, bytes]:
+    """Return the private file that counts records which are deleted or added."""
+    routes = Records.of_rows(rows, recipe.shape.features)[1]
+    release = run.classifier_config.model.adapters.release
+    held = HeldBack.load(run.held_back_path).changed(routes, release, datetime.now(UTC))
+    return {run.held_back_path.name: held.to_json().encode()}
 
 
 def rebuild(run: RunFolder, wait: float = LOCK_SECONDS) -> tuple[DeletionReceipt, Path] | None:

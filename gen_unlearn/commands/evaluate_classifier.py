@@ -19,6 +19,7 @@ from gen_unlearn.commands.undeleted import undeleted_classifier, undeleted_ensem
 from gen_unlearn.data import IndexedImages, Split
 from gen_unlearn.indexed_images import unique_ids
 from gen_unlearn.judging.costs import measure_costs
+from gen_unlearn.judging.ensembles import Findings, attack_run
 from gen_unlearn.judging.evidence import Deletion
 from gen_unlearn.judging.prediction_gaps import gap_notes, measure_prediction_gaps
 from gen_unlearn.judging.predictions import (
@@ -62,13 +63,17 @@ def evaluate_classifier(run: RunFolder, oracles: Sequence[RunFolder] = ()) -> Sc
     predictions = Predictions(
         images.labels, {state: states[state] for state in STATES if state in states}, run.manifest.class_names
     )
-    gaps = measure_prediction_gaps(predictions)
+    gaps, attacks = measure_prediction_gaps(predictions), _attacks(run, split)
     card = Scorecard(
-        measures=(*measure_accuracies(predictions), *gaps, *measure_costs(run)),
+        measures=(*measure_accuracies(predictions), *gaps, *attacks.measures, *measure_costs(run)),
         protocol=_protocol(run, retrained, deletion, images),
         accuracy_per_class={state: accuracy_per_class(predictions, state) for state in predictions.states},
         confusion={state: confusion(predictions, state) for state in predictions.states},
-        notes=(*_notes(run, retrained, predictions, deletion, split.train), *gap_notes(gaps)),
+        notes=(
+            *_notes(run, retrained, predictions, deletion, split.train),
+            *gap_notes(gaps),
+            *attacks.notes,
+        ),
     )
     run.metrics_path.mkdir(exist_ok=True)
     write_text(run.scorecard_path, card.to_json())
@@ -140,6 +145,15 @@ def _undeleted(
     return undeleted_classifier(run, pipeline, deleted)
 
 
+def _attacks(run: RunFolder, split: Split) -> Findings:
+    """Attack a copy of an adapter ensemble; other models have no adapters to attack."""
+    if not run.is_ensemble:
+        return Findings((), ())
+    pipeline = run.load_classifier()
+    assert isinstance(pipeline, AdapterEnsemblePipeline)
+    return attack_run(run, pipeline.network, split)
+
+
 def _found(deletion: Deletion) -> int:
     """Return how many of the deleted images the source still holds."""
     return len(unique_ids(deletion.images.ids))
@@ -166,6 +180,11 @@ def _notes(
         )
     if run.is_ensemble:
         yield from _unanswered(predictions)
+        if held := run.held_back(run.classifier_config.model.adapters.release).adapters:
+            yield (
+                f"{len(held)} adapters are held back: predict gives the class alone where one of them is "
+                "asked. Here they are judged by all their scores, as they will answer once they are released."
+            )
     if "after" not in predictions.states:
         yield "No exemplar is left, so that the run predicts nothing any more."
     if not any(retrained.values()):
@@ -221,7 +240,8 @@ def _protocol(
 ) -> dict[str, object]:
     config, names = run.classifier_config, run.manifest.class_names
     sizes = {name: len(labels) for name, labels in images.labels.items()}
-    return {
+    scores = {"scores": "all of every adapter, held back or not"} if run.is_ensemble else {}
+    return scores | {
         "task": config.task,
         "state": run.state_digest(),
         "data": config.data.source,

@@ -61,9 +61,9 @@ def _delete(
         run.require_own_state(folder, ledger)
         change = stage_deletion(folder, request.ids, prepared.staging(EXEMPLARS))
         changes: dict[str, StagedChange] = {EXEMPLARS: change}
-        digest = change.digest
+        digest, private = change.digest, dict[str, bytes]()
         if run.is_ensemble:
-            masked = withdraw(run, folder, request.ids, prepared)
+            masked, private = withdraw(run, folder, request.ids, prepared)
             changes[ADAPTERS] = masked
             digest = stores_digest(change.digest, masked.digest)
         purged = removable(run, keep_comparison)
@@ -80,7 +80,7 @@ def _delete(
             receipt_sum=sha256(text.encode()),
             tombstones=tuple(sorted(run.key.tombstones(request.ids))),
         )
-        prepared.commit(changes, entry, ledger.size, text, purged)
+        prepared.commit(changes, entry, ledger.size, text, purged, private)
     return receipt, run.receipts_path / name
 
 

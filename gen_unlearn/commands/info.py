@@ -61,7 +61,7 @@ def _ensemble(run: RunFolder, records: int) -> dict[str, Any]:
     The load imbalance is what a deletion costs against adapters of equal size, ``n sum(m^2) / (k N)^2``.
     """
     config = run.classifier_config.model.adapters
-    stored = AdapterFolder.open(run.adapters_path)
+    stored, held = AdapterFolder.open(run.adapters_path), run.held_back(config.release)
     sizes = list(stored.sizes.values())
     loads = (
         sum(size**2 for size in sizes) * config.count / (config.neighbours * records) ** 2 if records else 0.0
@@ -73,6 +73,8 @@ def _ensemble(run: RunFolder, records: int) -> dict[str, Any]:
         "keys": config.keys,
         "adapters_empty": config.count - len(sizes),
         "adapters_waiting": len(stored.waiting),
+        "adapters_held_back": len(held.adapters),
+        "held_back_until": held.until(config.release),
         "members_smallest": min(sizes, default=0),
         "members_largest": max(sizes, default=0),
         "load_imbalance": round(loads, 3),

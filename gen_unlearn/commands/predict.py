@@ -6,17 +6,15 @@ import csv
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gen_unlearn.atomic import write_text
+from gen_unlearn.commands.classified import Prediction, classify
 from gen_unlearn.decoding import decode_image, image_files
 from gen_unlearn.exemplar_folder import ExemplarFolder
-from gen_unlearn.pipelines.adapter_ensemble import AdapterEnsemblePipeline
-from gen_unlearn.pipelines.classification import ClassificationPipeline, SemiParametricPipeline, Voters
+from gen_unlearn.pipelines.classification import SemiParametricPipeline
 from gen_unlearn.progress import progress_bar
 from gen_unlearn.report.votes import ShownPrediction, ShownVoter, draw_votes, percent
 from gen_unlearn.repro import ids_from_hex, ids_to_hex
@@ -34,7 +32,6 @@ NO_PICTURES = {
 
 NO_ANSWER = "no adapter answers"
 
-_LISTED_CLASSES = 5
 _WEIGHTS_AT_A_TIME = 2**24
 _FOOTERS = {
     "prototypes": "Who votes: prototypes. Each exemplar is averaged into the prototype of its class. The "
@@ -44,57 +41,6 @@ _FOOTERS = {
     "attention weight.",
     "nearest-neighbours": "Who votes: the {neighbours} exemplars with the nearest keys, one vote each.",
 }
-
-
-@dataclass(frozen=True)
-class Voter:
-    """An exemplar that carried a prediction.
-
-    Attributes:
-        id: its sample id, 32 hexadecimal digits.
-        class_name: its class.
-        weight: its share of the vote, 0 to 1, as `gen_unlearn.pipelines.classification.Voters` has it.
-    """
-
-    id: str
-    class_name: str
-    weight: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What an image was classified as.
-
-    Attributes:
-        name: the image file; bytes that are not UTF-8 are escaped.
-        class_name: the class with the highest probability; empty if no adapter answers.
-        probability: of that class; 0 if no adapter answers.
-        probabilities: the five classes with the highest probabilities above 0, best first.
-        voters: the heaviest exemplars, heaviest first; none of a classifier without votes.
-        all_probabilities: of every class in the order of the run's, float64 ``(classes,)``.
-        answering: how many adapters answered; `None` of a classifier without adapters.
-    """
-
-    name: str
-    class_name: str
-    probability: float
-    probabilities: tuple[tuple[str, float], ...]
-    voters: tuple[Voter, ...]
-    all_probabilities: np.ndarray = field(repr=False, compare=False)
-    answering: int | None = None
-
-    def facts(self) -> dict[str, Any]:
-        """Return what JSON says of it."""
-        answering = {} if self.answering is None else {"adapters": self.answering}
-        return answering | {
-            "file": self.name,
-            "class": self.class_name,
-            "probability": self.probability,
-            "probabilities": [{"class": name, "probability": share} for name, share in self.probabilities],
-            "voters": [
-                {"id": voter.id, "class": voter.class_name, "weight": voter.weight} for voter in self.voters
-            ],
-        }
 
 
 def images_below(source: Path) -> list[Path]:
@@ -181,12 +127,10 @@ def write_predictions(
     names = run.manifest.class_names
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    counted = ["adapters"] if run.is_ensemble else []
-    writer.writerow(["file", "class", "probability", *counted, *names])
+    writer.writerow(["file", "class", "probability", *names])
     for one in predictions:
         best, *shares = (f"{share:.6g}" for share in (one.probability, *one.all_probabilities))
-        answering = [] if one.answering is None else [one.answering]
-        writer.writerow([one.name, one.class_name, best, *answering, *shares])
+        writer.writerow([one.name, one.class_name, best, *shares])
     write_text(out / "predictions.csv", text.getvalue().encode("utf-8", "backslashreplace").decode())
     written = [out / "predictions.csv"]
     voted = run.recipe.model.kind not in NO_PICTURES
@@ -205,18 +149,29 @@ def write_predictions(
 
 
 def table(predictions: Sequence[Prediction]) -> str:
-    """Return a line for each image: file, class, probability, adapters that answered, what came second."""
+    """Return a line for each image: file, class, probability, what came second.
+
+    While an adapter is held back, the probability is left out: it would say nothing.
+    """
     wide = min(60, max(len(one.name) for one in predictions))
     wide_class = min(30, max(len(one.class_name or NO_ANSWER) for one in predictions))
     lines = []
     for one in predictions:
         second = "".join(f"  (runner-up {name}, {percent(share)})" for name, share in one.probabilities[1:2])
-        answering = "" if one.answering is None else f"  {one.answering} adapters"
         lines.append(
             f"{one.name:<{wide}}  {one.class_name or NO_ANSWER:<{wide_class}}  "
-            f"{percent(one.probability):>7}{answering}{second}"
+            f"{'' if one.label_only else percent(one.probability):>7}{second}"
         )
     return "\n".join(lines)
+
+
+def note_of_held_back(predictions: Sequence[Prediction]) -> tuple[str, ...]:
+    """Say that the class alone is told, if it is."""
+    note = (
+        "label-only: adapters are held back until more of them has changed, so classes are told without "
+        "their probabilities"
+    )
+    return (note,) if any(one.label_only for one in predictions) else ()
 
 
 def _sheet_path(out: Path, number: int) -> Path:
@@ -227,48 +182,6 @@ def _decoded(run: RunFolder, files: Sequence[Path]) -> np.ndarray:
     """Decode images to what the run classifies, uint8 ``(n, height, width, channels)``."""
     height, width, channels = run.manifest.image_shape
     return np.stack([decode_image(file, size=(height, width), channels=channels) for file in files])
-
-
-def classify(
-    pipeline: ClassificationPipeline,
-    class_names: tuple[str, ...],
-    names: Sequence[str],
-    images: np.ndarray,
-    voters: int,
-) -> list[Prediction]:
-    """Classify a few images at once, and name who voted.
-
-    Args:
-        pipeline: a classifier.
-        class_names: names of all its classes.
-        names: what each image is called.
-        images: uint8 ``(n, height, width, channels)``.
-        voters: exemplars to name for each image at most.
-
-    Raises:
-        ValueError: no exemplar is left.
-    """
-    voted: list[tuple[Voter, ...]] = [()] * len(images)
-    answering: Sequence[int | None] = [None] * len(images)
-    if isinstance(pipeline, AdapterEnsemblePipeline):
-        shares, counts = pipeline.classified(images)
-        answering = counts.tolist()
-    else:
-        shares = pipeline.probabilities(images)
-    if isinstance(pipeline, SemiParametricPipeline):
-        voted = [_named(found, class_names) for found in pipeline.voters(images, voters)]
-    predictions = []
-    for name, row, carried, count in zip(names, shares, voted, answering, strict=True):
-        best = np.argsort(-row, kind="stable")[:_LISTED_CLASSES]
-        listed = tuple((class_names[label], float(row[label])) for label in best if row[label] > 0)
-        first, probability = listed[0] if listed else ("", 0.0)
-        predictions.append(Prediction(name, first, probability, listed, carried, row, count))
-    return predictions
-
-
-def _named(found: Voters, names: tuple[str, ...]) -> tuple[Voter, ...]:
-    columns = ids_to_hex(found.ids), found.labels.tolist(), found.weights.tolist()
-    return tuple(Voter(name, names[label], weight) for name, label, weight in zip(*columns, strict=True))
 
 
 def shown_votes(

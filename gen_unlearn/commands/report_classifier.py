@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from gen_unlearn.commands.classified import classify
 from gen_unlearn.commands.evaluate import find_deletion
 from gen_unlearn.commands.model_words import adapter_words, encoder_words, per_class
-from gen_unlearn.commands.predict import classify, shown_votes
+from gen_unlearn.commands.predict import shown_votes
 from gen_unlearn.data import IndexedImages, Split
 from gen_unlearn.metrics.scorecard import Scorecard
 from gen_unlearn.pipelines.classification import SemiParametricPipeline

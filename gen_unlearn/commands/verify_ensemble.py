@@ -17,6 +17,7 @@ from gen_unlearn.adapters.adapter_changes import fit_members, masked
 from gen_unlearn.adapters.adapter_folder import AdapterFolder, stage_adapters
 from gen_unlearn.adapters.family import AdapterFamily, AdapterState
 from gen_unlearn.adapters.records import Records
+from gen_unlearn.adapters.release import HeldBack
 from gen_unlearn.adapters.routing import members_of, route
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.ensemble_changes import recipe_of
@@ -50,6 +51,9 @@ def check_adapters(run: RunFolder) -> str:
     waiting = len(folder.waiting)
     if waiting and not run.ledger.incomplete:
         raise ValueError(f"{waiting} wait to be rebuilt, but no deletion since the last rebuilding needs it")
+    held = HeldBack.load(run.held_back_path).adapters
+    if unknown := sorted(adapter for adapter in held if not 0 <= adapter < len(recipe.keys)):
+        raise ValueError(f"{run.held_back_path} names adapters that do not exist: {unknown}; remove it")
     found = f"{len(sizes)} of {len(recipe.keys)} have members, every byte as listed"
     remedy = f"; {waiting} wait to be rebuilt and do not answer: gen-unlearn forget {run.path} --rebuild"
     return found + (remedy if waiting else "")

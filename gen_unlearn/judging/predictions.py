@@ -12,6 +12,7 @@ from gen_unlearn.data import IndexedImages
 from gen_unlearn.metrics.estimate import Estimate, proportion
 from gen_unlearn.metrics.forgetting import confusion_counts
 from gen_unlearn.metrics.scorecard import Measure
+from gen_unlearn.pipelines.adapter_ensemble import AdapterEnsemblePipeline
 from gen_unlearn.pipelines.classification import ClassificationPipeline
 
 SETS = {
@@ -63,12 +64,15 @@ class JudgedImages:
     def classified_by(self, pipeline: ClassificationPipeline) -> dict[str, np.ndarray]:
         """Return the probabilities that a model gives in each set, float64 ``(n, classes)``.
 
-        They are equal for all classes where no adapter of an ensemble answers.
+        They are equal for all classes where no adapter of an ensemble answers. Adapters that are held back
+        are judged by all their scores, which are not published.
 
         Raises:
             ValueError: no exemplar is left.
         """
         classes = len(self.held_out.class_names)
+        if isinstance(pipeline, AdapterEnsemblePipeline):
+            pipeline = pipeline.with_all_scores()
         return self.by_set(
             *(
                 _answered(pipeline.probabilities(part.images)) if len(part) else np.empty((0, classes))

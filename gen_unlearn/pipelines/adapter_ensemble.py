@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ from gen_unlearn.adapters.ensemble import AdapterEnsemble, Answers, answers
 from gen_unlearn.adapters.family import WEIGHTS, AdapterState, Subtractable
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
-from gen_unlearn.adapters.release import label_only
+from gen_unlearn.adapters.release import HeldBack, ReleaseConfig, label_only
 from gen_unlearn.adapters.routing import members_of, route
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.exemplar_folder import ExemplarFolder
@@ -36,11 +38,41 @@ class Classified(NamedTuple):
 
     Attributes:
         probabilities: float64 ``(n, classes)``, see `as_probabilities`.
-        answering: how many adapters answered for each image, int64 ``(n,)``.
+        answering: how many adapters answered for each image, int64 ``(n,)``. Which images fewer answer for
+            tells where images were deleted: it is not for publication.
     """
 
     probabilities: np.ndarray
     answering: np.ndarray
+
+
+@dataclass(frozen=True)
+class ServedFiles:
+    """What answers are made from on disk.
+
+    Attributes:
+        adapters: folder of the adapters.
+        held_back: the file that says which are held back; it may be missing.
+        release: when they are not any more.
+    """
+
+    adapters: Path
+    held_back: Path
+    release: ReleaseConfig
+
+    def read(self, recipe: EnsembleRecipe) -> tuple[dict[int, AdapterState], frozenset[int]]:
+        """Load the adapters that answer, and which of them are held back now.
+
+        A change puts the file in place before the adapters: read once more after them, it covers them.
+
+        Raises:
+            ValueError: a file is missing or was changed.
+        """
+        before = HeldBack.load(self.held_back)
+        states = _serving(self.adapters, recipe)
+        now = datetime.now(UTC)
+        parts = [held.settled(self.release, now) for held in (before, HeldBack.load(self.held_back))]
+        return states, frozenset().union(*(held.adapters for held in parts))
 
 
 class AdapterEnsemblePipeline:
@@ -54,8 +86,6 @@ class AdapterEnsemblePipeline:
         network: the backbone.
         recipe: what decides the adapters, but for the records.
         prediction: how many images are answered for at a time.
-        held_back: adapters that were rebuilt and not released yet, see `gen_unlearn.adapters.release`: an
-            image that asks one of them is told its class alone. May be replaced.
     """
 
     def __init__(
@@ -64,7 +94,7 @@ class AdapterEnsemblePipeline:
         recipe: EnsembleRecipe,
         states: Mapping[int, AdapterState],
         prediction: PredictionConfig,
-        folder: Path | None = None,
+        files: ServedFiles | None = None,
     ) -> None:
         """Take over adapters.
 
@@ -73,27 +103,53 @@ class AdapterEnsemblePipeline:
             recipe: what decides the adapters, but for the records.
             states: the adapters that answer.
             prediction: how many images are answered for at a time.
-            folder: where `reload` finds the adapters.
+            files: where `reload` finds the adapters.
         """
         self.network, self.recipe, self.prediction = network.eval(), recipe, prediction
-        self.held_back: Collection[int] = frozenset()
-        self._states, self._folder = dict(states), folder
+        self._served: tuple[dict[int, AdapterState], frozenset[int]] = dict(states), frozenset()
+        self._files = files
         self._lock = threading.Lock()  # Held by whoever loads adapters, so that the latest ones stay.
 
+    @property
+    def held_back(self) -> frozenset[int]:
+        """Adapters that had changed and were not released yet when they were loaded; may be replaced.
+
+        See `label_only`.
+        """
+        return self._served[1]
+
+    @held_back.setter
+    def held_back(self, adapters: frozenset[int]) -> None:
+        """Hold other adapters back."""
+        self._served = self._served[0], adapters
+
+    @property
+    def label_only(self) -> bool:
+        """Whether images are told their class alone, with probability 1, as some adapter is held back.
+
+        All images, whatever adapters they ask: which of them ask one that is held back tells where images
+        were deleted. See `gen_unlearn.adapters.release`.
+        """
+        return bool(self.held_back)
+
     def with_adapters(self, states: Mapping[int, AdapterState]) -> AdapterEnsemblePipeline:
-        """Return a pipeline of the same backbone and recipe with other adapters, in memory."""
+        """Return a pipeline of this backbone and recipe with other adapters, in memory; none is held back."""
         return AdapterEnsemblePipeline(self.network, self.recipe, states, self.prediction)
 
+    def with_all_scores(self) -> AdapterEnsemblePipeline:
+        """Return a pipeline of the same adapters in memory that holds none back: to judge, not to publish."""
+        return self.with_adapters(self._served[0])
+
     def reload(self) -> None:
-        """Answer with the adapters that are on disk now, after a deletion or when some were rebuilt.
+        """Answer with the adapters that are on disk now, after a change or when some were released.
 
         Raises:
             ValueError: the pipeline was made of adapters in memory.
         """
-        if self._folder is None:
+        if self._files is None:
             raise ValueError("expected a pipeline that was loaded from a run, got one of adapters in memory")
         with self._lock:
-            self._states = _serving(self._folder, self.recipe)
+            self._served = self._files.read(self.recipe)
 
     def classified(self, images: ImageArray) -> Classified:
         """Classify uint8 images ``(n, height, width, channels)``, and count the adapters that answered."""
@@ -117,20 +173,19 @@ class AdapterEnsemblePipeline:
     def log_probabilities(self, inputs: Tensor) -> Tensor:
         """Map images ``(batch, channels, height, width)`` in [-1, 1] to log-probabilities of the classes.
 
-        They have no gradient, and are minus infinity for an image that no adapter answers for.
+        They have no gradient, and are minus infinity for an image that no adapter answers for. The images are
+        encoded as one batch, whose size may decide the last bits of their features.
         """
         codes, _ = self.network.codes(inputs)
         return torch.from_numpy(self._classified(codes).probabilities).to(inputs.device).log()
 
     def _classified(self, codes: np.ndarray) -> Classified:
         """Ask the adapters that the codes, int16 ``(n, features)``, are routed to."""
-        states, held_back = self._states, self.held_back
+        states, held_back = self._served
         routes = route(codes, self.recipe.keys, self.recipe.neighbours)
         found = answers(self.recipe, states, codes, routes)
         probabilities = as_probabilities(found)
-        reserved = np.isin(routes, sorted(held_back)).any(axis=1)
-        probabilities[reserved] = label_only(probabilities[reserved])
-        return Classified(probabilities, found.answering)
+        return Classified(label_only(probabilities) if held_back else probabilities, found.answering)
 
 
 def as_probabilities(found: Answers) -> np.ndarray:
@@ -163,16 +218,23 @@ def load_backbone(folder: Path, config: ClassifierRunConfig) -> tuple[AdapterBac
 
 
 def load_ensemble_pipeline(
-    folder: Path, config: ClassifierRunConfig, prediction: PredictionConfig
+    run: RunPaths, config: ClassifierRunConfig, prediction: PredictionConfig
 ) -> AdapterEnsemblePipeline:
-    """Load an adapter ensemble for answering from the model folder of a run.
+    """Load an adapter ensemble of a run for answering; adapters that are held back give the class alone.
+
+    Args:
+        run: where the files are.
+        config: the recipe.
+        prediction: how many images are answered for at a time.
 
     Raises:
         ValueError: a file of the ensemble is missing or was changed.
     """
-    network, recipe = load_backbone(folder, config)
-    adapters = folder / RunPaths.adapters_name
-    return AdapterEnsemblePipeline(network, recipe, _serving(adapters, recipe), prediction, adapters)
+    network, recipe = load_backbone(run.model_path, config)
+    files = ServedFiles(run.adapters_path, run.held_back_path, config.model.adapters.release)
+    pipeline = AdapterEnsemblePipeline(network, recipe, {}, prediction, files)
+    pipeline.reload()
+    return pipeline
 
 
 def load_ensemble(folder: Path, config: ClassifierRunConfig) -> AdapterEnsemble:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
 from gen_unlearn.receipts import DeletionReceipt
+from gen_unlearn.report.attacks import attack_rows
 from gen_unlearn.report.frame import page_environment, shared_sections
 from gen_unlearn.report.gaps import SETS, gap_groups
 from gen_unlearn.report.images import Picture, embedded
@@ -21,6 +22,9 @@ _READINGS = {
     "forget_class_test": "0 where exemplars vote: a class without an exemplar is never predicted.",
 }
 """Set of images -> what its accuracy should be."""
+
+_FLOORS = "what retraining without the deleted images gives"
+_FLOORS_OF_ATTACKS = f"{_FLOORS}; of an attack, what guessing gives"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +100,7 @@ class AccuracyRow:
 def render_classifier_report(content: ClassifierContent) -> str:
     """Render the page as one HTML text that loads nothing from anywhere."""
     card = content.scorecard
+    attacks = attack_rows(card)
     states = States.of([*content.captions, *card.accuracy_per_class, *card.confusion])
     return (
         page_environment(states)
@@ -106,7 +111,8 @@ def render_classifier_report(content: ClassifierContent) -> str:
             gaps=gap_groups(card, states),
             accuracies=accuracy_rows(card, content.captions),
             never=never_predicted(card),
-            floors_are="what retraining without the deleted images gives",
+            attacks=attacks,
+            floors_are=_FLOORS_OF_ATTACKS if attacks else _FLOORS,
         )
     )
 

@@ -20,13 +20,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Membership": ("membership_",),
     "Copies of deleted images": ("nearest_", "copy", "copies", "share_nearest"),
     "Data copying": ("authenticity", "copying_", "mifid"),
+    "Attacks on the adapters": ("key_source_", "reconstruction_", "adaptive_sequence", "bit_identical"),
     "Cost": ("seconds_", "sampling_", "cost_", "bytes_", "parameters", "memory"),
 }
 """Group -> what the names of its measures begin with; the longest beginning decides."""
 
 OTHER_GROUP = "Other measures"
 
-SHARES = {"rate", "accuracy", "share", "precision", "recall", "coverage", "tpr", "authenticity", "prediction"}
+SHARES = {
+    *("rate", "accuracy", "share", "precision", "recall", "coverage", "tpr", "authenticity", "prediction"),
+    "reconstruction",
+}
 """A measure with one of these words in its name is a share, and is written in per cent."""
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from adapter_problems import digits, random_records
+from small_ensembles import clustered_records, digits_problem
 
 from gen_unlearn.adapters.attacks import (
     ATTACKS,
@@ -30,13 +30,13 @@ NAMES = tuple(str(digit) for digit in range(10))
 
 
 def recipe(count: int = 20, neighbours: int = 3) -> EnsembleRecipe:
-    public = digits().public
+    public = digits_problem().public
     keys = public_keys(public.codes, public.ids, count, "public-samples", 0)
     return EnsembleRecipe(keys, RidgeHeads(), neighbours, NAMES, 0)
 
 
 def test_public_keys_say_nothing_of_the_members() -> None:
-    records, public, unseen = digits()
+    records, public, unseen = digits_problem()
     keys = public_keys(public.codes, public.ids, 100, "public-samples", 0)
     area, (low, high) = key_source_area(keys, records.codes, unseen.codes)
     assert 0.45 <= area.value <= 0.55
@@ -45,35 +45,35 @@ def test_public_keys_say_nothing_of_the_members() -> None:
 
 @pytest.mark.parametrize("noise", [0.05, 0.25, 0.5])
 def test_training_keys_give_their_sources_away(noise: float) -> None:
-    records = random_records(2000, 3, features=128)
+    records = clustered_records(2000, 3, features=128)
     keys, sources = training_keys(records.codes, 100, noise, seed=0)
     assert keys.source == "training-samples"
-    area, _ = key_source_area(keys, records.codes[sources], random_records(500, 4, features=128).codes)
+    area, _ = key_source_area(keys, records.codes[sources], clustered_records(500, 4, features=128).codes)
     assert area.value >= 0.99
 
 
 def test_training_keys_of_digits_give_their_sources_away() -> None:
-    records, _, unseen = digits()
+    records, _, unseen = digits_problem()
     keys, sources = training_keys(records.codes, 100, 0.05, seed=0)
     assert key_source_area(keys, records.codes[sources], unseen.codes)[0].value >= 0.99
 
 
 def test_a_single_deletion_is_found_by_every_attack() -> None:
-    records, public, unseen = digits()
+    records, public, unseen = digits_problem()
     rates = first_rank_rates(recipe(), records, public, unseen, batch=1, trials=40, seed=0)
     assert set(rates) == set(ATTACKS)
     assert min(rate.value for rate in rates.values()) >= 0.9
 
 
 def test_candidates_may_be_members_that_are_kept() -> None:
-    records, public, _ = digits()
+    records, public, _ = digits_problem()
     rates = first_rank_rates(recipe(), records, public, None, batch=1, trials=20, seed=0)
     assert min(rate.value for rate in rates.values()) >= 0.9
 
 
 def test_twenty_deletions_are_too_few_to_hide_in() -> None:
     """The minimum batch that the literature's attack suggested: a stronger one is far above chance."""
-    records, public, unseen = digits()
+    records, public, unseen = digits_problem()
     rates = first_rank_rates(recipe(), records, public, unseen, batch=20, trials=60, seed=0)
     assert max(rate.value for rate in rates.values()) >= 0.3
     assert rates["residuals"].value <= 0.15  # More deletions than classes: their residuals span everything.
@@ -82,7 +82,7 @@ def test_twenty_deletions_are_too_few_to_hide_in() -> None:
 @pytest.mark.slow
 def test_the_minimum_batch_holds_every_attack_to_twice_chance() -> None:
     """On this problem: more features, or larger adapters, need more deletions to hide in."""
-    records, public, unseen = digits()
+    records, public, unseen = digits_problem()
     batch = AdaptersConfig().minimum_batch
     rates = first_rank_rates(recipe(), records, public, unseen, batch=batch, trials=600, seed=2)
     assert max(rate.value for rate in rates.values()) <= 0.1
@@ -90,7 +90,7 @@ def test_the_minimum_batch_holds_every_attack_to_twice_chance() -> None:
 
 def test_the_deleted_record_lies_in_the_subspace_of_who_knows_the_sums() -> None:
     """With public records that are the members, ``A`` is known but for the share of the others: cosine 1."""
-    records, _, unseen = digits()
+    records, _, unseen = digits_problem()
     family, shape = RidgeHeads(), recipe().shape
     members = records.select(slice(0, 200))
     before = family.fit([FitJob(0, members)], shape, 0)[0]
@@ -102,7 +102,7 @@ def test_the_deleted_record_lies_in_the_subspace_of_who_knows_the_sums() -> None
 
 
 def test_nothing_released_gives_nothing_away() -> None:
-    records, _, unseen = digits()
+    records, _, unseen = digits_problem()
     members = records.select(slice(0, 50))
     weights = RidgeHeads().fit([FitJob(0, members)], recipe().shape, 0)[0][WEIGHTS]
     view = RidgeView(weights, weights, 100.0, 50, unseen, unseen)
@@ -115,7 +115,7 @@ def test_ties_rank_worse() -> None:
 
 
 def test_refuses_what_cannot_be_measured() -> None:
-    records, public, unseen = digits()
+    records, public, unseen = digits_problem()
     with pytest.raises(ValueError, match="expected an adapter with more than 2000 members"):
         first_rank_rates(recipe(), records, public, unseen, batch=2000, trials=1, seed=0)
     other = replace(recipe(), family=SgdHeads())
@@ -125,8 +125,8 @@ def test_refuses_what_cannot_be_measured() -> None:
 
 @pytest.mark.parametrize("family", [RidgeHeads(), SgdHeads(epochs=1)], ids=["ridge", "sgd"])
 def test_deletions_chosen_from_the_last_output_end_where_a_fresh_fit_does(family: object) -> None:
-    records = random_records(260, 5)
-    public = random_records(40, 6)
+    records = clustered_records(260, 5)
+    public = clustered_records(40, 6)
     keys = public_keys(public.codes, public.ids, 12, "public-samples", 0)
     ensemble = AdapterEnsemble.fit(EnsembleRecipe(keys, family, 2, ("a", "b", "c"), 0), records)  # type: ignore[arg-type]
     left = adaptive_deletions(ensemble, most_moved, 200)
@@ -139,10 +139,10 @@ def test_deletions_chosen_from_the_last_output_end_where_a_fresh_fit_does(family
 
 def test_the_sequence_follows_the_output() -> None:
     """Another rule deletes other images: what is chosen depends on what was said."""
-    public = random_records(40, 6)
+    public = clustered_records(40, 6)
     keys = public_keys(public.codes, public.ids, 12, "public-samples", 0)
     kind = EnsembleRecipe(keys, RidgeHeads(), 2, ("a", "b", "c"), 0)
-    moved, surest = (AdapterEnsemble.fit(kind, random_records(60, 5)) for _ in range(2))
+    moved, surest = (AdapterEnsemble.fit(kind, clustered_records(60, 5)) for _ in range(2))
     adaptive_deletions(moved, most_moved, 10)
     adaptive_deletions(surest, lambda _, after: int(after.max(axis=1).argmax()), 10)
     assert moved.digest != surest.digest

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
-from adapter_problems import random_records
+from small_ensembles import clustered_records
 
 from gen_unlearn.adapters.family import AdapterFamily
 from gen_unlearn.adapters.purity import EnsembleMethod, assert_pure, find_leaks, shared_streams
@@ -20,7 +20,7 @@ from gen_unlearn.adapters.sgd import SgdHeads
 from gen_unlearn.processes import process_state
 from gen_unlearn.repro import derive_seed, digest_arrays, keyed_order, torch_generator
 
-RECORDS, PUBLIC = random_records(48, 0), random_records(30, 1)
+RECORDS, PUBLIC = clustered_records(48, 0), clustered_records(30, 1)
 
 
 @dataclass

@@ -14,13 +14,14 @@ from gen_unlearn.adapters.ensemble import AdapterEnsemble, Answers
 from gen_unlearn.adapters.family import AdapterFamily
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
+from gen_unlearn.adapters.release import ReleaseConfig
 from gen_unlearn.adapters.ridge import RidgeHeads
 from gen_unlearn.adapters.sgd import SgdHeads
 from gen_unlearn.data import Split
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.models.backbone import AdapterBackbone
 from gen_unlearn.models.encoders import EncoderConfig, encoder_architecture
-from gen_unlearn.pipelines.adapter_ensemble import AdapterEnsemblePipeline, as_probabilities
+from gen_unlearn.pipelines.adapter_ensemble import AdapterEnsemblePipeline, ServedFiles, as_probabilities
 from gen_unlearn.pipelines.prediction import PredictionConfig
 from gen_unlearn.pixels import to_model_input
 
@@ -56,7 +57,8 @@ def fitted(backbone: AdapterBackbone, records: Records, kind: str) -> AdapterEns
 def served(backbone: AdapterBackbone, ensemble: AdapterEnsemble, folder: Path) -> AdapterEnsemblePipeline:
     """Return a pipeline that reads the adapters of an ensemble from a folder."""
     store(ensemble, folder)
-    pipeline = AdapterEnsemblePipeline(backbone, ensemble.recipe, {}, PredictionConfig(batch_size=70), folder)
+    files = ServedFiles(folder, folder.parent / "held_back.json", ReleaseConfig(5))
+    pipeline = AdapterEnsemblePipeline(backbone, ensemble.recipe, {}, PredictionConfig(batch_size=70), files)
     pipeline.reload()
     return pipeline
 
@@ -138,21 +140,19 @@ def test_nothing_is_said_where_no_adapter_answers(
     assert (logs[torch.from_numpy(silent)] == -torch.inf).all()
 
 
-def test_a_held_back_adapter_gives_the_class_alone_away(
+def test_while_an_adapter_is_held_back_all_images_are_told_their_class_alone(
     backbone: AdapterBackbone, records: Records, images: np.ndarray
 ) -> None:
     ensemble = fitted(backbone, records, "ridge")
     pipeline = AdapterEnsemblePipeline(backbone, ensemble.recipe, ensemble.states, PredictionConfig())
     open_rows = pipeline.probabilities(images)
-    pipeline.held_back = {0, 5}
+    assert not pipeline.label_only
+    pipeline.held_back = frozenset({5})
+    assert pipeline.label_only
     found = pipeline.probabilities(images)
-    hard = (found == 1).any(axis=1)
-    assert hard.any()
-    assert not hard.all()
+    assert np.isin(found, (0, 1)).all()
     assert np.array_equal(found.argmax(axis=1), open_rows.argmax(axis=1))
-    assert np.array_equal(found[~hard], open_rows[~hard])
-    pipeline.held_back = range(ADAPTERS)
-    assert np.isin(pipeline.probabilities(images), (0, 1)).all()
+    assert np.array_equal(pipeline.with_all_scores().probabilities(images), open_rows)
 
 
 def test_only_what_was_loaded_is_reloaded(backbone: AdapterBackbone, records: Records) -> None:

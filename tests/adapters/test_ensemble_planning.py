@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from adapter_problems import digits, random_records
+from small_ensembles import clustered_records, digits_problem
 
 from gen_unlearn.adapters.ensemble import AdapterEnsemble
 from gen_unlearn.adapters.family import AdapterState, FitJob, HeadShape
@@ -41,7 +41,7 @@ READ: list[int] = []
 
 
 def test_visits_and_touched_are_those_of_a_real_deletion() -> None:
-    public, records = random_records(40, 1), random_records(150, 0)
+    public, records = clustered_records(40, 1), clustered_records(150, 0)
     keys = public_keys(public.codes, public.ids, 12, "public-samples", 0)
     family = Counting(epochs=2)
     ensemble = AdapterEnsemble.fit(EnsembleRecipe(keys, family, 2, ("a", "b", "c"), 0), records)
@@ -58,7 +58,7 @@ def test_visits_and_touched_are_those_of_a_real_deletion() -> None:
 
 
 def test_expected_visits_are_the_mean_over_deletions_of_single_images() -> None:
-    public, records, _ = digits()
+    public, records, _ = digits_problem()
     keys = public_keys(public.codes, public.ids, 50, "public-samples", 0)
     routes = route(records.codes, keys, 5)
     config = replace(
@@ -106,7 +106,7 @@ def test_an_ensemble_is_cheaper_than_shards_from_the_square_of_neighbours_on() -
 
 def test_storage_is_that_of_real_adapters() -> None:
     planned = plan(replace(SMALL, family="ridge"))
-    state = RidgeHeads().fit([FitJob(0, random_records(20, 0))], HeadShape(6, 3), 0)[0]
+    state = RidgeHeads().fit([FitJob(0, clustered_records(20, 0))], HeadShape(6, 3), 0)[0]
     assert planned.adapters_bytes == 40 * sum(array.nbytes for array in state.values())
     assert planned.ledger_bytes == 400 * 2 * (6 + 4)
 
