@@ -4,10 +4,11 @@
     gen-unlearn train --config configs/digits_adapters.yaml --set model.adapters.family=sgd --out runs/sgd
     python -m evaluation.ensemble_deletions runs/ridge runs/sgd --out runs/deleted
 
-Works on copies of the runs in ``--out``. Single images and batches of up to 20 take turns; each is one
-deletion as ``gen-unlearn forget`` makes it: two flushed changes, with receipts and ledger. Then every adapter
-is fit again from the images that are left, and the SHA-256 of every file is compared. The copies stay, so
-that two processes can do that once more: ``torchrun --nproc_per_node 2 -m gen_unlearn verify COPY --replay``.
+Works on copies of the runs in ``--out``. Single images and batches take turns, of up to a hundredth of the
+images that are left and of up to 20; each is one deletion as ``gen-unlearn forget`` makes it: two flushed
+changes, with receipts and ledger. Then every adapter is fit again from the images that are left, and the
+SHA-256 of every file is compared. The copies stay, so that two processes can do that once more:
+``torchrun --nproc_per_node 2 -m gen_unlearn verify COPY --replay``.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def delete_and_replay(run: RunFolder, batches: int, seed: int) -> dict[str, Any]
     deleted = 0
     for batch in range(batches):
         ids = run.exemplar_folder().ids
-        size = 1 if batch % 2 == 0 else int(draw.integers(2, LARGEST_BATCH + 1))
+        largest = max(2, min(LARGEST_BATCH, len(ids) // 100))
+        size = 1 if batch % 2 == 0 else int(draw.integers(2, largest + 1))
         chosen = ids[draw.choice(len(ids), size, replace=False)]
         started = time.perf_counter()
         receipt, _ = forget(run, ForgetSet(chosen, f"batch {batch}"))

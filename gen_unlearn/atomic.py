@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+UNDATED = 315532800
+"""Modification time of files that must not tell when they were written: 1980, the first year of zip files."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file under a temporary name, flush it to disk and rename it into place."""
@@ -21,11 +24,27 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_flushed(path: Path, content: bytes) -> None:
-    """Write a file where nobody looks yet, and flush it to disk."""
+    """Write a file where nobody looks yet, and flush it to disk.
+
+    Its modification time is a constant: the newer files of a store would tell what a deletion touched, and
+    copies of the store, by tar or rsync, would tell everybody.
+    """
     with path.open("wb") as file:
         file.write(content)
         file.flush()
+        os.utime(path, (UNDATED, UNDATED))
         os.fsync(file.fileno())
+
+
+def write_undated(path: Path, content: bytes) -> None:
+    """Replace a file whole, like `write_text`, by one with the modification time of `write_flushed`."""
+    temporary = path.with_name(f".{path.name}.unfinished")
+    try:
+        write_flushed(temporary, content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush_folder(path.parent)
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,22 +94,32 @@ class ChangeFolder:
         Raises:
             ValueError: another process held the lock for `wait` seconds, or a part of the run is a link.
         """
-        with self.locked(wait):
-            self.recover()
-            _refuse_links(self.run)
+        with self.locked(wait), self.staged():
+            yield self
+
+    @contextmanager
+    def staged(self) -> Iterator[ChangeFolder]:
+        """Do what `prepared` does for whoever holds the lock already: several changes can share one.
+
+        Raises:
+            ValueError: a part of the run is a link.
+        """
+        self.recover()
+        folders = [self.run, self._store(""), *map(self._store, _STORES), self.run / "receipts"]
+        refuse_links(folders)
+        try:
+            for store in _STORES:
+                self.staging(store).mkdir(parents=True)
+            yield self
+        except OSError:  # A disk that is full after the decision changes nothing.
+            if self.recover() != self._finished:
+                raise
+        finally:
             try:
-                for store in _STORES:
-                    self.staging(store).mkdir(parents=True)
-                yield self
-            except OSError:  # A disk that is full after the decision changes nothing.
-                if self.recover() != self._finished:
-                    raise
-            finally:
-                try:
-                    self.recover()
-                except KeyboardInterrupt:
-                    self.recover()
-                    raise
+                self.recover()
+            except KeyboardInterrupt:
+                self.recover()
+                raise
 
     @contextmanager
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
@@ -257,10 +267,12 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _refuse_links(run: Path) -> None:
-    """Raise a ValueError if a part of a run's state is a link: deleting it would leave what it points to."""
-    stores = [run / "model" / store for store in _STORES]
-    folders = [run, run / "model", *stores, run / "receipts"]
+def refuse_links(folders: Iterable[Path]) -> None:
+    """Raise a ValueError if a part of a run's state is a link: deleting it would leave what it points to.
+
+    Args:
+        folders: where to look; one that is missing has none.
+    """
     links: list[Path] = []
     for folder in folders:
         if folder.is_dir():

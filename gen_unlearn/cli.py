@@ -69,10 +69,11 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a generator or a classifier, or an oracle of it."""
-    from gen_unlearn.commands.train import deleted_from, describe
+    from gen_unlearn.commands.train import deleted_from, describe, is_trained, summary
     from gen_unlearn.commands.train import train as train_run
     from gen_unlearn.config import load_recipe
     from gen_unlearn.runs import RunFolder
+    from gen_unlearn.words import counted
 
     if (run is None) == (config is None or out is None) or (run is not None and (config or out or overrides)):
         raise ValueError("expected either --config RECIPE --out DIR, or the RUN to continue and nothing else")
@@ -84,15 +85,16 @@ def train(
     forget, origin = deleted_from(without) if without else (RunFolder(folder).without(), None)
     if dry_run:
         show(
-            f"would train into {folder}, without {len(forget or ())} images, this recipe:\n"
+            f"would train into {folder}, without {counted(len(forget or ()), 'image')}, this recipe:\n"
             f"{recipe.to_yaml()}",
             {"out": str(folder), "recipe": recipe.digest},
             as_json,
         )
         return
+    before = is_trained(folder)
     with resumable(shlex.join(["gen-unlearn", "train", str(folder)])):
         facts = describe(train_run(recipe, folder, forget, origin))
-    show(f"trained {folder} in {facts['seconds_train']:.0f} s, loss {facts['loss']:.4f}", facts, as_json)
+    show(summary(facts, before), facts | {"trained_already": before}, as_json)
 
 
 @app.command()
@@ -157,7 +159,9 @@ def info(
     ] = False,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="A=B", help="Change a number of the plan. Repeatable."),
+        typer.Option(
+            "--set", metavar="A=B", help="Change a number of the plan, or a recipe value of RUN. Repeatable."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -173,9 +177,9 @@ def info(
             as_json,
         )
         return
-    if overrides:
-        raise ValueError("expected --set together with --plan; a run is described as it is")
-    facts = describe_software() if run is None else describe_run(run)
+    if overrides and run is None:
+        raise ValueError("expected --set together with --plan or a RUN, got neither")
+    facts = describe_software() if run is None else describe_run(run, overrides or [])
     show("\n".join(f"{name:<18} {value}" for name, value in facts.items()), facts, as_json)
 
 

@@ -60,8 +60,8 @@ def reports_errors(verb: Callable[P, None]) -> Callable[P, None]:
         except (ValueError, OSError, RecursionError) as error:
             typer.echo(f"error: {_one_line(str(error))}", err=True)
             raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
+        except KeyboardInterrupt as error:
+            typer.echo(": ".join(filter(None, ["interrupted", _one_line(str(error))])), err=True)
             raise typer.Exit(130) from None
 
     return wrapped

@@ -19,6 +19,8 @@ from gen_unlearn.cli_base import (
 )
 
 if TYPE_CHECKING:
+    from gen_unlearn.commands.ensemble_changes import Rebuilding
+    from gen_unlearn.commands.search import Selection
     from gen_unlearn.runs import RunFolder
 
 
@@ -80,15 +82,16 @@ def forget(
     """Delete images from a run, and write a receipt."""
     from dataclasses import asdict
 
-    from gen_unlearn.commands.ensemble_changes import Rebuilding
+    from gen_unlearn.commands.ensemble_changes import require_ensemble
+    from gen_unlearn.commands.ensemble_notes import deletion_notes
+    from gen_unlearn.commands.forget import find
     from gen_unlearn.commands.forget import forget as forget_images
-    from gen_unlearn.commands.preview import summary, write_preview
     from gen_unlearn.commands.requests import ForgetRequest
 
     folder = open_run(run)
     if rebuild:
-        chosen = [classes, images, ids, lists, like, fraction, near_duplicates, defer, dry_run]
-        _rebuild(folder, any(value not in (None, False) for value in chosen), wait, as_json)
+        chosen = [classes, images, ids, lists, like, fraction, near_duplicates, defer]
+        _rebuild(folder, any(value not in (None, False) for value in chosen), wait, dry_run, as_json)
         return
     request = ForgetRequest(
         classes or (),
@@ -102,38 +105,63 @@ def forget(
         skip_unknown,
         reason,
     )
-    selection = request.resolve(folder)
-    if dry_run:
-        files = [str(path) for path in write_preview(folder, selection, out)]
-        text = f"{summary(selection)}\nwrote   {', '.join(files)}"
-        facts = {"would_remove": selection.count_by_class(), "files": files}
-        show(text, facts | {"notes": list(selection.notes)}, as_json)
-        return
     rebuilding: Rebuilding = "later" if defer else "now"
+    if defer:
+        require_ensemble(folder)
+    selection = find(folder, request)
+    if dry_run:
+        _preview(folder, selection, rebuilding, out, as_json)
+        return
     receipt, path = forget_images(folder, selection.forget_set, keep_comparison, wait, rebuilding)
-    text = "\n".join(
-        [str(receipt), f"receipt     {path}", *(f"note        {note}" for note in selection.notes)]
-    )
-    show(text, asdict(receipt) | {"receipt": str(path), "notes": list(selection.notes)}, as_json)
+    notes = [*selection.notes, *deletion_notes(folder, receipt, path.name)]
+    text = "\n".join([str(receipt), f"receipt     {path}", *(f"note        {note}" for note in notes)])
+    show(text, asdict(receipt) | {"receipt": str(path), "notes": notes}, as_json)
 
 
-def _rebuild(run: RunFolder, chosen: bool, wait: float, as_json: bool) -> None:
-    """Rebuild the adapters that deletions have left waiting."""
-    from dataclasses import asdict
+def _preview(run: RunFolder, selection: Selection, rebuilding: Rebuilding, out: Path, as_json: bool) -> None:
+    """Show what a deletion would remove, and write it to a folder."""
+    from gen_unlearn.commands.ensemble_notes import preview_words, touched_adapters
+    from gen_unlearn.commands.preview import summary, write_preview
 
-    from gen_unlearn.commands.ensemble_changes import rebuild
+    files = [str(path) for path in write_preview(run, selection, out)]
+    lines, facts = [summary(selection)], dict[str, object](would_remove=selection.count_by_class())
+    if run.is_ensemble:
+        touched = touched_adapters(run, selection.rows.ids)
+        lines.append(preview_words(run, touched, rebuilding))
+        facts["would_touch_adapters"] = len(touched)
+    text = "\n".join([*lines, f"wrote   {', '.join(files)}"])
+    show(text, facts | {"files": files, "notes": list(selection.notes)}, as_json)
+
+
+def _rebuild(run: RunFolder, chosen: bool, wait: float, dry_run: bool, as_json: bool) -> None:
+    """Rebuild the adapters that deletions have left waiting, or count them."""
+    from gen_unlearn.commands.ensemble_changes import rebuild, require_ensemble
+    from gen_unlearn.commands.ensemble_notes import deletion_notes, named_receipts, rebuilt_words
+    from gen_unlearn.words import counted
 
     if chosen:
         raise ValueError(
             "expected --rebuild alone, which deletes nothing, got other options; leave it out to delete, and "
             "to rebuild at once"
         )
-    done = rebuild(run, wait)
-    if done is None:
-        show(f"no adapter of {run.path} waits to be rebuilt", {"receipt": None}, as_json)
+    require_ensemble(run)
+    pending = [str(entry.receipt) for entry in run.ledger.incomplete] if dry_run else []
+    if pending:
+        waiting = len(run.adapter_folder().waiting)
+        text = f"would rebuild {counted(waiting, 'adapter')}, and complete {named_receipts(pending)}"
+        show(text, {"would_rebuild": waiting, "would_complete": pending}, as_json)
         return
-    receipt, path = done
-    show(f"{receipt}\nreceipt     {path}", asdict(receipt) | {"receipt": str(path)}, as_json)
+    done = None if dry_run else rebuild(run, wait)
+    if done is None:
+        none = {"would_rebuild": 0, "would_complete": []} if dry_run else {"rebuilt": 0, "completes": []}
+        show(f"no adapter of {run.path} waits to be rebuilt", none | {"receipt": None}, as_json)
+        return
+    notes = deletion_notes(run, done.receipt, "")
+    lines = [rebuilt_words(done), f"receipt     {done.path}", *(f"note        {note}" for note in notes)]
+    told = ("artefact", "level", "reason", "remaining", "digest_before", "digest_after", "left", "versions")
+    facts = {name: getattr(done.receipt, name) for name in told}  # Its images were counted by the deletions.
+    facts |= {"rebuilt": done.adapters, "completes": list(done.completes), "receipt": str(done.path)}
+    show("\n".join(lines), facts | {"notes": notes}, as_json)
 
 
 @app.command()
@@ -151,6 +179,7 @@ def add(
     """Add exemplars to a run, without training."""
     from gen_unlearn.commands.add import add as add_images
     from gen_unlearn.commands.add import read_new_images
+    from gen_unlearn.commands.ensemble_notes import state_notes
 
     folder = open_run(run)
     data = read_new_images(folder, images, class_name)
@@ -160,7 +189,10 @@ def add(
     added = add_images(folder, data, wait)
     known = len(data) - added
     text = f"added {added} images to {run}" + (f"; {known} were there already" if known else "")
-    show(text, {"added": added, "already_there": known}, as_json)
+    notes = state_notes(folder)
+    text = "\n".join([text, *(f"note    {note}" for note in notes)])
+    facts = {"added": added, "already_there": known} | ({"notes": notes} if folder.is_ensemble else {})
+    show(text, facts, as_json)
 
 
 @app.command()
@@ -172,7 +204,7 @@ def verify(
     ] = False,
     sample: Annotated[
         int | None,
-        typer.Option("--sample", metavar="M", help="With --replay: only M adapters, chosen at random."),
+        typer.Option("--sample", metavar="M", min=1, help="With --replay: only M random adapters."),
     ] = None,
     residue: Annotated[
         bool, typer.Option("--residue", help="Search every file of the run for what was deleted.")
@@ -196,7 +228,10 @@ def verify(
         checks += verification.replay(folder, sample)
     lines = [str(check) for check in checks]
     facts: dict[str, object] = {
-        "checks": [{"name": check.name, "passed": check.passed, "said": check.said} for check in checks]
+        "checks": [
+            {"name": check.name, "passed": check.passed, "skipped": check.skipped, "said": check.said}
+            for check in checks
+        ]
     }
     passed = not verification.failures(checks)
     if residue:

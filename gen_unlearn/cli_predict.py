@@ -27,16 +27,20 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for predictions.csv and votes.png.")
     ] = None,
-    voters: Annotated[int, typer.Option("--voters", min=1, help="Exemplars to name for each image.")] = 8,
+    voters: Annotated[
+        int | None,
+        typer.Option("--voters", min=1, help="Exemplars to name for each image; 8 by default."),
+    ] = None,
     overrides: SetOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Classify images, and show which exemplars voted."""
     from gen_unlearn.commands import predict as prediction
+    from gen_unlearn.words import counted
 
     folder = open_run(run)
-    kind = folder.classifier_config.model.kind
+    _ = folder.classifier_config  # A generator is refused before its settings are.
     folder = folder.with_overrides(overrides or [])
     files = prediction.images_below(images)
     if out is not None:
@@ -44,12 +48,11 @@ def predict(
     if dry_run:
         where = "" if out is None else f", and write predictions.csv and pictures to {out}"
         facts: dict[str, object] = {"images": len(files), "out": None if out is None else str(out)}
-        show(f"would classify {len(files)} images{where}", facts, as_json)
+        show(f"would classify {counted(len(files), 'image')}{where}", facts, as_json)
         return
-    found = prediction.predict(folder, files, voters)
+    found = prediction.predict(folder, files, 8 if voters is None else voters)
     written = [] if out is None else prediction.write_predictions(folder, files, found, out)
-    notes = [] if out is None or kind not in prediction.NO_PICTURES else [prediction.NO_PICTURES[kind]]
-    notes += prediction.note_of_held_back(found)
+    notes = prediction.notes_of(folder, found, out is not None, voters)
     text = [prediction.table(found), *(f"wrote   {path}" for path in written)]
     facts = {"predictions": [one.facts() for one in found], "files": [str(path) for path in written]}
     if folder.is_ensemble:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gen_unlearn.atomic import flush_folder, write_flushed, write_text
+from gen_unlearn.atomic import flush_folder, write_flushed, write_undated
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.indexed_images import first_few, unique_ids
 from gen_unlearn.repro import among, ids_to_hex
@@ -158,7 +158,7 @@ def save_store(rows: Rows, config: bytes, path: Path) -> None:
     write_flushed(path / CONFIG, config)
     size = listing.replace([], [""], lambda _: rows, path)
     change = listing.finish(path, rows.labels, size)
-    write_text(path / SUMS, change.sums)
+    write_undated(path / SUMS, change.sums.encode())
     for name in present - {SUMS, CONFIG, *change.new}:
         (path / name).unlink()
 

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from gen_unlearn.decoding import ImageDecodeError, decode_image, image_files
 from gen_unlearn.indexed_images import (
@@ -37,6 +36,8 @@ def load_digits_images(*, size: tuple[int, int] = (8, 8), channels: int = 1) -> 
     Returns:
         images ``(1797, height, width, channels)``, classes "0" to "9", names "digits/<row>".
     """
+    from sklearn.datasets import load_digits  # Here, as it takes a second that few verbs need.
+
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     if (*size, channels) != images.shape[1:]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gen_unlearn.atomic import flush_folder, write_text
 from gen_unlearn.sealing import RunKey, Tombstones
@@ -46,6 +46,8 @@ class LedgerEntry:
         tombstones: one per deleted image, sorted; of ``"rebuilt"`` those of the deletions that it completes.
         key: fingerprint of the key; in the first line.
         files: SHA-256 of the files that never change, by path in the run; in the first line.
+        environments: of an ensemble: digests of the software and processors that its adapters were fit with,
+            sorted; in no line of other models.
         seal: keyed digest of all of this.
     """
 
@@ -61,6 +63,7 @@ class LedgerEntry:
     tombstones: tuple[str, ...] = ()
     key: str | None = None
     files: Mapping[str, str] | None = None
+    environments: tuple[str, ...] | None = None
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     salt: str = field(default_factory=lambda: secrets.token_hex(16))
     seal: str = ""
@@ -80,18 +83,26 @@ class LedgerEntry:
         return self.state == key.seal("state", self.salt, digest)
 
     def _own_seal(self, key: RunKey) -> str:
-        return key.seal("entry", json.dumps(asdict(replace(self, seal="")), sort_keys=True))
+        return key.seal("entry", json.dumps(replace(self, seal="")._fields(), sort_keys=True))
+
+    def _fields(self) -> dict[str, Any]:
+        fields = asdict(self)
+        if self.environments is None:  # As lines were written before there were adapters.
+            del fields["environments"]
+        return fields
 
     def to_line(self) -> bytes:
         """Return the entry as a line."""
-        return json.dumps(asdict(self)).encode() + b"\n"
+        return json.dumps(self._fields()).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> LedgerEntry:
         """Read a line; anything but what `to_line` writes is a ValueError."""
         try:
             fields = json.loads(line)
-            entry = cls(**{**fields, "tombstones": tuple(fields["tombstones"])})
+            known = {"environments": None, **fields}
+            tuples = {name: known[name] for name in ("tombstones", "environments")}
+            entry = cls(**known | {name: tuple(part) for name, part in tuples.items() if part is not None})
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"it is no entry: {error}") from error
         if entry.to_line() != line:
@@ -112,10 +123,26 @@ class Ledger:
     lines: tuple[bytes, ...]
 
     @classmethod
-    def start(cls, path: Path, key: RunKey, digest: str, images: int, files: Mapping[str, str]) -> None:
+    def start(
+        cls,
+        path: Path,
+        key: RunKey,
+        digest: str,
+        images: int,
+        files: Mapping[str, str],
+        environments: tuple[str, ...] | None = None,
+    ) -> None:
         """Write a ledger whose only line says that the run was trained."""
         entry = LedgerEntry(
-            0, _NO_LINE, "trained", "", images=images, remaining=images, key=key.fingerprint, files=files
+            0,
+            _NO_LINE,
+            "trained",
+            "",
+            images=images,
+            remaining=images,
+            key=key.fingerprint,
+            files=files,
+            environments=environments,
         )
         write_text(path, entry.sealed(key, digest).to_line().decode())
 
@@ -151,6 +178,11 @@ class Ledger:
     def size(self) -> int:
         """Bytes of all lines."""
         return sum(map(len, self.lines))
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """Digests of what the adapters of an ensemble that are there were fit with; empty if not noted."""
+        return self.entries[-1].environments or ("",)
 
     @property
     def tombstones(self) -> Tombstones:
@@ -190,8 +222,12 @@ class Ledger:
         receipt: str | None = None,
         receipt_sum: str | None = None,
         tombstones: tuple[str, ...] = (),
+        environments: tuple[str, ...] | None = None,
     ) -> LedgerEntry:
-        """Return the sealed entry that follows the last one; `digest` is that of the state after it."""
+        """Return the sealed entry that follows the last one; `digest` is that of the state after it.
+
+        Without `environments`, those of the last entry hold on.
+        """
         entry = LedgerEntry(
             len(self.lines),
             self.head,
@@ -203,6 +239,7 @@ class Ledger:
             receipt,
             receipt_sum,
             tombstones,
+            environments=self.entries[-1].environments if environments is None else environments,
         )
         return entry.sealed(self.key, digest)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +12,13 @@ import torch
 from gen_unlearn.adapters.determinism import environment
 from gen_unlearn.repro import software_versions
 from gen_unlearn.sealing import RunKey
+
+
+def differences(versions: Mapping[str, str]) -> str:
+    """Say in words what of some versions is another here."""
+    now = environment()
+    then = {name: version for name, version in versions.items() if now.get(name) != version}
+    return ", ".join(f"{name} {version} -> {now.get(name)}" for name, version in then.items())
 
 
 @dataclass(frozen=True)
@@ -67,10 +75,8 @@ class RunManifest:
     @property
     def environment_note(self) -> str:
         """What differs here from where the run was trained, as that alone can change bits; or nothing."""
-        now = environment()
-        then = {name: version for name, version in self.versions.items() if now.get(name) != version}
-        changes = [f"{name} {version} -> {now.get(name)}" for name, version in then.items()]
-        return f"; the software differs from the training's: {', '.join(changes)}" if changes else ""
+        changes = differences(self.versions)
+        return f"; the software differs from the training's: {changes}" if changes else ""
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON text."""

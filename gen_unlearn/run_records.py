@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -10,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from gen_unlearn.adapters.adapter_folder import AdapterFolder
+from gen_unlearn.adapters.promise import environment_digest
 from gen_unlearn.adapters.release import HeldBack, ReleaseConfig
+from gen_unlearn.changes import ADAPTERS
 from gen_unlearn.exemplar_folder import ExemplarFolder
-from gen_unlearn.ledger import Ledger
-from gen_unlearn.manifest import RunManifest
+from gen_unlearn.ledger import Ledger, LedgerEntry
+from gen_unlearn.manifest import RunManifest, differences
 from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.repro import digest_json, ids_from_hex
 from gen_unlearn.run_paths import RunPaths
@@ -39,6 +42,38 @@ class RunRecords(RunPaths):
     def manifest(self) -> RunManifest:
         """The manifest as it is on disk now."""
         return RunManifest.from_file(self.manifest_path)
+
+    @property
+    def environment_note(self) -> str:
+        """What differs here from where weights and adapters were fit, which can change bits; or nothing."""
+        return self.manifest.environment_note + self.adapters_note
+
+    @property
+    def adapters_note(self) -> str:
+        """What differs here from where the adapters of an ensemble that are there were fit; or nothing."""
+        if not self.adapters_path.exists():
+            return ""
+        others = set(self.ledger.environments) - {environment_digest()}
+        if not others:
+            return ""
+        seen = [self.manifest.versions, *(receipt.versions for receipt in self._rebuildings())]
+        known = {_digest_of(versions): versions for versions in seen}
+        named = [differences(known[other]) if other in known else "not noted where" for other in others]
+        return f"; adapters were fit with other software or on another processor: {'; '.join(sorted(named))}"
+
+    def _rebuildings(self) -> Iterator[DeletionReceipt]:
+        """Yield the receipts of rebuildings that are as they were filed."""
+        for entry in self.ledger.entries:
+            receipt = self.filed_receipt(entry) if entry.kind == "rebuilt" else None
+            if receipt is not None:
+                yield receipt
+
+    def filed_receipt(self, entry: LedgerEntry) -> DeletionReceipt | None:
+        """Return the receipt of an entry of the ledger; `None` if it is missing or was changed."""
+        path = self.receipts_path / str(entry.receipt)
+        if not path.is_file() or sha256(path.read_bytes()) != entry.receipt_sum:
+            return None
+        return DeletionReceipt.from_file(path)
 
     def unchanging_files(self) -> dict[str, str]:
         """Return the SHA-256, by path in the run, of every file of the state that no deletion changes."""
@@ -98,6 +133,10 @@ class RunRecords(RunPaths):
         adapters = self.adapter_folder().digest if self.adapters_path.exists() else None
         return stores_digest(exemplars.digest, adapters)
 
+    def are_one_state(self, exemplars: str, adapters: str) -> bool:
+        """Tell by their digests whether exemplars and adapters are in the state of the ledger's end."""
+        return self.ledger.entries[-1].describes(stores_digest(exemplars, adapters), self.key)
+
     def require_own_state(self, exemplars: ExemplarFolder, ledger: Ledger) -> None:
         """Check that recipe, lists and stores are those of the ledger, before a change builds on them.
 
@@ -120,6 +159,11 @@ class RunRecords(RunPaths):
 def stores_digest(exemplars: str, adapters: str | None) -> str:
     """Return the digest of the stores of a model, from theirs; `None` stands for no adapters."""
     return exemplars if adapters is None else digest_json({"exemplars": exemplars, "adapters": adapters})
+
+
+def _digest_of(versions: Mapping[str, str]) -> str:
+    """Return the digest of an environment that a manifest or a receipt states."""
+    return digest_json({name: version for name, version in versions.items() if name != ADAPTERS})
 
 
 def _read_ids(path: Path) -> np.ndarray:

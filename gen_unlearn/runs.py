@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gen_unlearn.adapters.ensemble import AdapterEnsemble
+from gen_unlearn.adapters.promise import environment_digest
 from gen_unlearn.atomic import flush_folder, flush_tree, write_text
 from gen_unlearn.changes import RunBusyError
 from gen_unlearn.classifier_config import ClassifierRunConfig
@@ -37,8 +38,6 @@ from gen_unlearn.pipelines.loading import load_generator
 from gen_unlearn.pipelines.prediction import PredictionConfig
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
-from gen_unlearn.promises import promise_of_recipe
-from gen_unlearn.receipts import Level
 from gen_unlearn.repro import ids_to_hex
 from gen_unlearn.run_records import RunRecords
 from gen_unlearn.sealing import RunKey, Tombstones
@@ -49,7 +48,8 @@ _WRITTEN_FIRST = {
     for name in ("ledger.key", "recipe.yaml", "without.txt", "manifest.json")
     for prefix, suffix in (("", ""), (".", ".unfinished"))
 }
-_CHANGEABLE = ("data.source", "data.test_source", "sampling.", "prediction.", "evaluation.")
+_RELEASE = ("model.adapters.minimum_batch", "model.adapters.deadline_days")
+_CHANGEABLE = ("data.source", "data.test_source", "sampling.", "prediction.", "evaluation.", *_RELEASE)
 
 
 class SavedModel(Protocol):
@@ -181,11 +181,6 @@ class RunFolder(RunRecords):
         """Whether the model is an adapter ensemble."""
         return self.recipe.model.kind == "adapter-ensemble"
 
-    @property
-    def promise(self) -> tuple[str, Level]:
-        """What a deletion changes, and the level of its promise once nothing waits to be rebuilt."""
-        return promise_of_recipe(self.recipe)
-
     def complete_training(self, model: SavedModel, record: TrainingRecord) -> None:
         """Save the trained model, start the ledger, and note in the manifest that training is complete."""
         unfinished = self.path / "model.unfinished"
@@ -203,7 +198,8 @@ class RunFolder(RunRecords):
         if self.has_exemplars:
             exemplars = self.exemplar_folder()
             state = self.state_of(exemplars)
-            Ledger.start(self.ledger_path, self.key, state, len(exemplars), files)
+            here = (environment_digest(),) if self.is_ensemble else None
+            Ledger.start(self.ledger_path, self.key, state, len(exemplars), files, here)
         else:
             Ledger.start(self.ledger_path, self.key, "", 0, files)
         write_text(self.manifest_path, manifest)
@@ -235,7 +231,17 @@ class RunFolder(RunRecords):
             raise ValueError(
                 f"expected an adapter ensemble, got {self.path}, a {self.recipe.model.kind} model"
             )
-        return load_ensemble(self.model_path, self.classifier_config)
+
+        ensemble = load_ensemble(self.model_path, self.classifier_config, self.are_one_state)
+        if ensemble is None:  # A change came in between.
+            with self.change.settled():
+                ensemble = load_ensemble(self.model_path, self.classifier_config, self.are_one_state)
+        if ensemble is None:
+            raise ValueError(
+                f"exemplars and adapters of {self.path} are not in the state that the ledger's last entry "
+                f"describes; see: gen-unlearn verify {self.path}"
+            )
+        return ensemble
 
     def exemplar_folder(self) -> ExemplarFolder:
         """Open the exemplars on disk: enough to delete from them, and to ask what is held.

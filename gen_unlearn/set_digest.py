@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 
@@ -99,7 +100,8 @@ def _per_class(codes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _as_bytes(codes: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    parts = (ids, labels.astype("<i8")[:, None], codes.astype("<i2").reshape(len(codes), -1))
+    flat = codes.astype("<i2").reshape(len(codes), math.prod(codes.shape[1:]))
+    parts = (ids, labels.astype("<i8")[:, None], flat)
     return np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in parts], axis=1)
 
 

@@ -32,7 +32,7 @@ WRONG = {
     "forget {fresh} --fraction lots": "'--fraction'",
     "forget {fresh} --image {tmp}/no.png": "no.png",
     "forget {fresh} --list {tmp}/no.txt": "no.txt",
-    "forget {deleted} --class 3": "no images in the data: 3",
+    "forget {deleted} --class 3": "1 of 1 classes are deleted before: 3; nothing was deleted",
     "forget {plain} --class 3": "class-conditional",
     "forget {tmp}/nowhere --class 3": "nowhere holds no run",
     "forget": "RUN",

@@ -136,7 +136,8 @@ def test_deletions_can_share_one_rebuilding(run: RunFolder, tmp_path: Path, fami
     assert [receipt.removed for receipt in run.receipts()] == [2, 2]
     done = rebuild(run)
     assert done is not None
-    receipt, path = done
+    receipt, path = done.receipt, done.path
+    assert (done.adapters, done.completes) == (len(masked), ("0001.json", "0002.json"))
     assert receipt.level == "bit-exact"
     assert (receipt.removed, receipt.remaining, receipt.reason) == (4, 56, "one; two")
     assert receipt.sealed(run.key) == DeletionReceipt.from_file(path)
@@ -250,18 +251,18 @@ def test_a_death_between_masking_and_rebuilding_leaves_the_mask(
     run: RunFolder, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masked = touched(run, SOME.ids)
-    prepared = ChangeFolder.prepared
-    calls: list[float] = []
+    staged = ChangeFolder.staged
+    calls: list[ChangeFolder] = []
 
-    def dies_the_second_time(change: ChangeFolder, wait: float) -> object:
-        calls.append(wait)
+    def dies_the_second_time(change: ChangeFolder) -> object:
+        calls.append(change)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return prepared(change, wait)
+        return staged(change)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ChangeFolder, "prepared", dies_the_second_time)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(ChangeFolder, "staged", dies_the_second_time)
+        with pytest.raises(KeyboardInterrupt, match="the images are deleted"):
             forget(run, SOME)
     opened = RunFolder.open(run.path)
     assert opened.notice is None

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.evaluate import find_deletion
+from gen_unlearn.commands.model_words import adapter_words
 from gen_unlearn.commands.undeleted import undeleted_ensemble
 from gen_unlearn.config import load_recipe
 from gen_unlearn.exemplar_folder import ExemplarFolder
@@ -94,8 +95,9 @@ def test_interrupted_training_ends_as_if_it_had_not_been(
         result = run_command("train", *ensemble(), "--out", run)
     assert result.exit_code == INTERRUPTED
     assert f"continue with: gen-unlearn train {run}" in result.stderr
-    works("train", run)
+    assert works("train", run)["trained_already"] is False
     assert snapshot(run / "model") == snapshot(fresh / "model")
+    assert works("train", run)["trained_already"] is True
 
 
 def test_named_weights_are_used_as_they_are(fresh: Path, tmp_path: Path) -> None:
@@ -106,7 +108,11 @@ def test_named_weights_are_used_as_they_are(fresh: Path, tmp_path: Path) -> None
     }
     save_file(own, tmp_path / "encoder.safetensors")
     named = f"model.encoder.weights={tmp_path / 'encoder.safetensors'}"
-    works("train", *ensemble(named), "--out", tmp_path / "run")
+    facts = works("train", *ensemble(named), "--out", tmp_path / "run")
+    assert (facts["loss"], facts["encoder"]) == (None, str(tmp_path / "encoder.safetensors"))
+    said = run_command("train", tmp_path / "run").stdout
+    assert "is trained already: it took " in said
+    assert f"encoder taken from {tmp_path / 'encoder.safetensors'}, not trained" in said
     assert snapshot(tmp_path / "run" / "model") == snapshot(fresh / "model")
     record = RunFolder.open(tmp_path / "run").manifest.training
     assert record is not None
@@ -182,9 +188,13 @@ def test_predictions_are_written_without_votes(fresh: Path, pictures: Path, tmp_
 def test_where_no_adapter_answers_it_is_said(run: Path, pictures: Path, tmp_path: Path) -> None:
     works("forget", run, "--fraction", "1.0")
     facts = works("predict", run, pictures, "--out", tmp_path / "out")
-    assert {(one["class"], one["probability"]) for one in facts["predictions"]} == {("", 0.0)}
+    assert {(one["class"], one["probability"]) for one in facts["predictions"]} == {("", None)}
     assert all(one["probabilities"] == [] for one in facts["predictions"])
-    assert "no adapter answers" in run_command("predict", run, pictures).stdout
+    told = run_command("predict", run, pictures).stdout
+    assert "no adapter answers" in told
+    assert "%" not in told
+    words = adapter_words(RunFolder.open(run))
+    assert words == "20 ridge heads, 3 asked for each image; 20 adapters without images, which do not answer"
     info = works("info", run)
     assert (info["exemplars"], info["adapters_empty"], info["load_imbalance"]) == (0, 20, 0.0)
 
@@ -225,6 +235,10 @@ def test_the_retrain_gap_and_the_report(run: Path, tmp_path: Path) -> None:
     assert "20 ridge heads, 3 asked for each image" in page
     assert "holds for the adapter ensemble" in page
     assert "One image deleted: can it be found?" in page
+    assert "images now" in page
+    assert "prediction.batch_size" in page
+    for voting in ("exemplars vote", "exemplars now", "prediction.vote", "prediction.neighbours"):
+        assert voting not in page
 
 
 def test_an_oracle_of_its_own_seed_predicts_the_same(run: Path, tmp_path: Path) -> None:

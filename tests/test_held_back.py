@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import refused, run_command, works
+from command_line import refused, works
 from ensemble_factory import make_ensemble_run, model_files
-from PIL import Image
 from run_factory import ended, fork, random_images, unchanged
 from stopping import before_step, kill_this_process
 
@@ -219,23 +218,6 @@ def test_a_judge_sees_all_scores(run: RunFolder) -> None:
     judged = JudgedImages(none, none, ASKED, (0, 1, 2)).classified_by(serving(run))["held_out"]
     assert np.array_equal(judged, serving(run).with_all_scores().probabilities(ASKED.all_images()))
     assert not np.array_equal(judged, classified(run).probabilities)
-
-
-def test_predictions_say_which_are_label_only(run: RunFolder, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for row in range(30):
-        Image.fromarray(ASKED.all_images()[row, ..., 0]).save(pictures / f"{row:02d}.png")
-    facts = works("predict", run.path, pictures)
-    assert (facts["label_only"], facts["notes"]) == (False, [])
-    forget(run, ONE)
-    facts = works("predict", run.path, pictures, "--out", tmp_path / "out")
-    assert facts["label_only"]
-    assert any(note.startswith("label-only: ") for note in facts["notes"])
-    for one in facts["predictions"]:
-        assert one["probabilities"] == [{"class": one["class"], "probability": 1.0}]
-    told = run_command("predict", run.path, pictures).stdout.splitlines()[:30]
-    assert not any("%" in line for line in told)
 
 
 def test_a_kill_before_any_step_leaves_the_file_that_belongs_to_the_state(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from command_line import CONFIGS, refused, run_command, works
 NUMBERS = [
     word
     for setting in (
-        "adapters=100",
+        "count=100",
         "neighbours=2",
         "images=1000",
         "features=16",
@@ -22,7 +22,7 @@ NUMBERS = [
 
 def test_plans_an_ensemble_without_a_run() -> None:
     facts = works("info", "--plan", *NUMBERS, "--set", "requests_per_day=10", "--set", "batch=5")
-    assert facts["adapters"] == 100
+    assert facts["count"] == 100
     assert facts["visits"] == 1.5 * 2**2 * 1000 / 100
     assert round(facts["touched"], 3) == round(100 * (1 - 0.98**5), 3)
     assert facts["ledger_bytes"] == 1000 * 2 * 18
@@ -35,18 +35,18 @@ def test_prints_the_plan_for_people() -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["adapters", "100", "of", "family", "sgd,", "2", "per", "image"]
-    assert [line for line in lines if line.startswith("visits") and " 1200 " in line]
+    assert [line for line in lines if line.startswith("visits") and " 1,200 " in line]
 
 
 def test_refuses_what_cannot_be_planned() -> None:
-    assert "KEY out of adapters, neighbours" in refused("info", "--plan", "--set", "adapter=5")
-    assert "expected neighbours of at most adapters (5), got 10" in refused(
-        "info", "--plan", "--set", "adapters=5"
-    )
+    assert "KEY out of count, neighbours" in refused("info", "--plan", "--set", "adapter=5")
+    error = refused("info", "--plan", "--set", "count=5", "--set", "batch=2")
+    assert error == "error: --set count=5 --set batch=2: expected neighbours of at most count (5), got 10"
     assert "--set images" in refused("info", "--plan", "--set", "images=many")
     assert "not a switch" in refused("info", "--plan", "--set", "images=true")
-    assert "expected --set together with --plan" in refused("info", "--set", "images=5")
-    assert "family" in refused("info", "--plan", "--set", "family=forest")
+    assert "expected --set together with --plan or a RUN" in refused("info", "--set", "images=5")
+    error = refused("info", "--plan", "--set", "family=forest")
+    assert error == "error: --set family: Input should be 'ridge' or 'sgd', got 'forest'"
 
 
 def test_plans_for_the_ensemble_of_a_run(tmp_path: Path) -> None:
@@ -55,7 +55,8 @@ def test_plans_for_the_ensemble_of_a_run(tmp_path: Path) -> None:
     changes = [word for setting in settings for word in ("--set", setting)]
     works("train", "--config", CONFIGS / "digits_adapters.yaml", "--out", tmp_path / "run", *changes)
     known, planned = works("info", tmp_path / "run"), works("info", tmp_path / "run", "--plan")
-    assert planned["adapters"] == known["adapters"] == 20
+    assert planned["count"] == known["adapters"] == 20
+    assert planned["deadline_days"] == 30
     assert planned["images"] == known["exemplars"]
     assert round(planned["imbalance"], 3) == known["load_imbalance"] > 1
     assert planned["features"] == 16

@@ -14,7 +14,7 @@ import torch
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
-from gen_unlearn.receipts import NOT_COVERED, OUTSIDE, PROMISES, DeletionReceipt
+from gen_unlearn.receipts import NOT_COVERED, OUTSIDE, PROMISES, DeletionReceipt, Level
 
 
 def forget(data: IndexedImages, *rows: int) -> ForgetSet:
@@ -101,3 +101,8 @@ def test_a_file_that_is_no_receipt_is_named(
         path.write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=r"receipt\.json is not a deletion receipt"):
             DeletionReceipt.from_file(path)
+
+
+@pytest.mark.parametrize("level", ["bit-exact", "distributional", "influence-free"])
+def test_levels_that_exclude_traces_name_weights_from_elsewhere(level: Level) -> None:
+    assert "what weights from elsewhere saw" in NOT_COVERED[level]

@@ -100,6 +100,23 @@ def test_refuses_what_is_no_table_of_bytes(rows: np.ndarray) -> None:
             change(rows)
 
 
+@pytest.mark.parametrize("shape", [(7,), (2, 5), ()])
+def test_no_rows_change_nothing(shape: tuple[int, ...]) -> None:
+    none = np.empty((0, *shape), np.int16), np.empty(0, np.int64), np.empty((0, 16), np.uint8)
+    one = np.ones((1, *shape), np.int16), np.array([1]), np.zeros((1, 16), np.uint8)
+    sums, expected = ClassSums(3, shape), ClassSums(3, shape)
+    sums.add(*none)
+    assert sums.rows == SetDigest()
+    assert not sums.counts.any()
+    sums.add(*one)
+    sums.add(*none)
+    sums.remove(*none)
+    expected.add(*one)
+    assert sums.rows == expected.rows
+    assert np.array_equal(sums.counts, expected.counts)
+    assert np.array_equal(sums.sums, expected.sums)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_class_sums_are_those_of_each_class_and_undo_exactly(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -75,7 +75,7 @@ def test_what_the_commands_leave_passes_and_stays_as_it_is(runs: Runs, name: str
     assert facts["passed"] is True
     names = ["ledger", "receipts", "files that no deletion changes", "exemplars"]
     assert [check["name"] for check in facts["checks"]] == names[: 3 if name == "plain" else 4]
-    assert all(check.keys() == {"name", "passed", "said"} for check in facts["checks"])
+    assert all(check.keys() == {"name", "passed", "skipped", "said"} for check in facts["checks"])
     assert all(check["passed"] is True and check["said"] for check in facts["checks"])
     head = RunFolder.open(path).ledger.head
     assert facts["checks"][0]["said"] == f"{4 if 'used' in name else 1} entries, head {head}"
@@ -278,6 +278,9 @@ def test_a_joint_core_is_replayed_as_far_as_it_promises(runs: Runs, name: str) -
     assert said.keys() == {"replay of the exemplars", "replay of the weights"}
     assert said["replay of the exemplars"].endswith("files, SHA-256 equal")
     assert said["replay of the weights"].startswith("not done: the core is joint")
+    assert [check["name"] for check in facts["checks"] if check["skipped"]] == ["replay of the weights"]
+    lines = run_command("verify", getattr(runs, name), "--replay").stdout.splitlines()
+    assert next(line for line in lines if "not done" in line).startswith("skipped replay of the weights: ")
 
 
 @pytest.mark.parametrize("name", ["public", "used_public"])

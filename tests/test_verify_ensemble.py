@@ -16,6 +16,7 @@ from run_factory import snapshot, unchanged
 from safetensors.numpy import load_file, save_file
 
 from gen_unlearn.adapters.adapter_folder import AdapterFolder, stage_adapters
+from gen_unlearn.commands.verify import replay
 from gen_unlearn.commands.verify_ensemble import replay_sample
 from gen_unlearn.ledger import Ledger
 from gen_unlearn.runs import RunFolder
@@ -84,8 +85,9 @@ def test_waiting_adapters_are_rebuilt_on_the_command_line(waiting: Path) -> None
     assert facts["level"] == "bit-exact"
     assert facts["receipt"] == str(waiting / "receipts" / "0002.json")
     assert "wait" not in said(waiting)["adapters"]
-    assert works("forget", waiting, "--rebuild") == {"receipt": None}
-    for option in ("--defer", "--dry-run", "--class=1", "--fraction=0.5"):
+    none = {"rebuilt": 0, "completes": [], "receipt": None}
+    assert works("forget", waiting, "--rebuild") == none
+    for option in ("--defer", "--class=1", "--fraction=0.5"):
         assert "expected --rebuild alone" in refused("forget", waiting, "--rebuild", option)
 
 
@@ -94,7 +96,10 @@ def test_a_sample_is_replayed_and_what_it_can_miss_is_said(used: Path) -> None:
     (name,) = (name for name in found if name.startswith("replay"))
     assert name == "replay of a sample of 3"
     assert "probability 1 - (1 - f)^3, 95% for f = 63.16%" in found[name]
-    assert "replay of a sample of 0" in failed(used, "--replay", "--sample", 0)
+    for count in (0, -1):
+        assert "--sample" in refused("verify", used, "--replay", f"--sample={count}")
+        with pytest.raises(ValueError, match="a sample of at least 1 adapter, got"):
+            replay(RunFolder.open(used), count)
     assert "expected --replay with --sample" in refused("verify", used, "--sample", 3)
 
 

@@ -5,7 +5,7 @@ Each is staged, see `gen_unlearn.adapters.adapter_folder.stage_adapters`, beside
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,11 @@ def stage_withdrawal(
 
 
 def stage_rebuild(
-    recipe: EnsembleRecipe, folder: AdapterFolder, exemplars: ExemplarFolder, staging: Path
+    recipe: EnsembleRecipe,
+    folder: AdapterFolder,
+    exemplars: ExemplarFolder,
+    staging: Path,
+    again: Collection[int] = (),
 ) -> AdapterChange:
     """Rebuild all adapters that wait for it: from their sums or, without any, from the records.
 
@@ -54,12 +58,12 @@ def stage_rebuild(
         folder: its adapters.
         exemplars: the records.
         staging: an existing folder for the new files.
+        again: other adapters of a family that subtracts, to complete again from their sums.
     """
     waiting, family = folder.waiting, recipe.family
     if isinstance(family, Subtractable):
-        rebuilt = {adapter: family.complete(_sums(folder, adapter)) for adapter in waiting}
-    else:
-        rebuilt = fit_members(recipe, exemplars.all_rows(pixels=False), waiting) if waiting else {}
+        return stage_adapters(folder, _completed(family, folder, waiting.union(again)), staging)
+    rebuilt = fit_members(recipe, exemplars.all_rows(pixels=False), waiting) if waiting else {}
     sizes = folder.sizes
     return stage_adapters(
         folder, {adapter: (sizes[adapter], rebuilt[adapter]) for adapter in waiting}, staging
@@ -67,7 +71,12 @@ def stage_rebuild(
 
 
 def stage_extension(
-    recipe: EnsembleRecipe, folder: AdapterFolder, exemplars: ExemplarFolder, added: Rows, staging: Path
+    recipe: EnsembleRecipe,
+    folder: AdapterFolder,
+    exemplars: ExemplarFolder,
+    added: Rows,
+    staging: Path,
+    again: Collection[int] = (),
 ) -> AdapterChange:
     """Give added records to the adapters that they are routed to; what waits goes on waiting.
 
@@ -77,8 +86,11 @@ def stage_extension(
         exemplars: the records before the addition.
         added: records that were not held, as the store will have them.
         staging: an existing folder for the new files.
+        again: other adapters of a family that subtracts, to complete again from their sums.
     """
     family, sizes, changed = recipe.family, folder.sizes, _Changed()
+    if isinstance(family, Subtractable):
+        changed |= _completed(family, folder, again)
     for adapter, records in _routed(recipe, added):
         waits, state = adapter in folder.waiting, None
         if isinstance(family, Subtractable):
@@ -114,6 +126,12 @@ def _routed(recipe: EnsembleRecipe, rows: Rows) -> Iterator[tuple[int, Records]]
     for adapter, members in enumerate(members_of(routes, len(recipe.keys))):
         if len(members):
             yield adapter, records.select(members)
+
+
+def _completed(family: Subtractable, folder: AdapterFolder, adapters: Iterable[int]) -> _Changed:
+    """Return adapters as they follow from their sums, which are integers and the same everywhere."""
+    sizes = folder.sizes
+    return {adapter: (sizes[adapter], family.complete(_sums(folder, adapter))) for adapter in adapters}
 
 
 def _sums(folder: AdapterFolder, adapter: int) -> AdapterState:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from gen_unlearn.adapters.family import WEIGHTS, AdapterState, digest_adapter
-from gen_unlearn.atomic import flush_folder, write_flushed, write_text
+from gen_unlearn.atomic import flush_folder, write_flushed, write_undated
 from gen_unlearn.generations import OvertakenError, checked_bytes, listed_sums, read_generation
 from gen_unlearn.indexed_images import first_few
 from gen_unlearn.shards import SUMS, sha256, sums_text
@@ -33,7 +33,7 @@ T = TypeVar("T")
 _DIGITS = 32
 _WAITING = "waiting"
 _SUFFIX = "safetensors"
-_WRITERS = 4
+_FILES_AT_ONCE = 4
 
 
 class AdapterFile(NamedTuple):
@@ -174,7 +174,7 @@ class AdapterFolder:
             names: the arrays to read, such as ``("weights",)`` without the sums; all by default.
         """
         answering = [file for file in self.files.values() if not file.waiting]
-        with ThreadPoolExecutor(_WRITERS) as pool:
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             return dict(pool.map(lambda file: (file.adapter, self._arrays(file, names)), answering))
 
     def _arrays(self, file: AdapterFile, names: Collection[str] | None) -> AdapterState:
@@ -221,7 +221,7 @@ def save_adapters(states: Mapping[int, AdapterState], sizes: Mapping[int, int], 
         raise ValueError(f"{path} holds files of something else: {first_few(foreign)}; choose another folder")
     changed = {adapter: (members, states[adapter]) for adapter, members in filled.items()}
     change = stage_adapters(AdapterFolder(path, {}), changed, path)
-    write_text(path / SUMS, change.sums)
+    write_undated(path / SUMS, change.sums.encode())
     for name in present - {SUMS, *change.new}:
         (path / name).unlink()
 
@@ -248,7 +248,7 @@ def stage_adapters(
             write_flushed(staging / name, content)
         return name, sha256(content)
 
-    with ThreadPoolExecutor(_WRITERS) as pool:
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         sums = kept | dict(pool.map(write, [adapter for adapter, (members, _) in changed.items() if members]))
     flush_folder(staging)
     return AdapterChange(

@@ -20,7 +20,7 @@ import numpy as np
 from gen_unlearn.adapters.ensemble import AdapterEnsemble
 from gen_unlearn.adapters.family import WEIGHTS, FitJob
 from gen_unlearn.adapters.recipe import EnsembleRecipe
-from gen_unlearn.adapters.records import STEPS, Records
+from gen_unlearn.adapters.records import LARGEST_CODE, STEPS, Records
 from gen_unlearn.adapters.ridge import RidgeHeads
 from gen_unlearn.adapters.routing import Keys, members_of, route
 from gen_unlearn.forget import ForgetSet
@@ -51,7 +51,7 @@ def training_keys(codes: np.ndarray, count: int, noise: float, seed: int) -> tup
     draw = numpy_generator(seed, "training keys")
     rows = draw.choice(len(codes), count, replace=False)
     noised = np.rint(codes[rows] + STEPS * noise * draw.standard_normal((count, codes.shape[1])))
-    return Keys(noised.clip(-32767, 32767).astype(np.int16), "training-samples"), rows
+    return Keys(noised.clip(-LARGEST_CODE, LARGEST_CODE).astype(np.int16), "training-samples"), rows
 
 
 def key_source_area(keys: Keys, members: np.ndarray, outsiders: np.ndarray) -> tuple[Estimate, Interval]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gen_unlearn.adapters.recipe import EnsembleRecipe
-from gen_unlearn.adapters.records import quantise
+from gen_unlearn.adapters.records import LARGEST_CODE, quantise
 from gen_unlearn.adapters.routing import Keys, public_keys, route
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.data import IndexedImages
@@ -22,8 +22,6 @@ _LEAST_SHARE = 0.1
 """A feature that hardly varies among public images must not decide every distance: its deviation counts as at
 least this share of the root mean square of all."""
 
-_SATURATED = 32767
-
 
 @torch.inference_mode()
 def block_codes(backbone: AdapterBackbone, images: np.ndarray) -> tuple[np.ndarray, int]:
@@ -32,10 +30,10 @@ def block_codes(backbone: AdapterBackbone, images: np.ndarray) -> tuple[np.ndarr
     Each is computed from the image and the backbone alone: the block is filled up to its full size.
 
     Returns:
-        int16 codes ``(n, features)``, and how many codes of the block are cut off at 128 deviations.
+        int16 codes ``(n, features)``, and how many of the images have a code that is cut off.
     """
-    codes, cut_off = backbone.codes(full_block(images).to(backbone.device))
-    return codes[: len(images)], cut_off
+    codes = backbone.codes(full_block(images).to(backbone.device))[0][: len(images)]
+    return codes, int((np.abs(codes) == LARGEST_CODE).any(axis=1).sum())
 
 
 def encode_records(
@@ -60,26 +58,21 @@ def encode_records(
     Raises:
         ValueError: more neighbours than keys, or a feature that is not a finite number.
     """
-    keys, features = backbone.public_keys(), backbone.encoder.out_dim
+    keys, features, cut_off = backbone.public_keys(), backbone.encoder.out_dim, 0
 
     def encode(images: np.ndarray) -> np.ndarray:
-        codes, _ = block_codes(backbone, images)
+        nonlocal cut_off
+        codes, images_cut_off = block_codes(backbone, images)
+        cut_off += images_cut_off
         return np.concatenate([codes, route(codes, keys, neighbours)], axis=1)
 
     rows = encode_rows(encode, features + neighbours, data, picture_size, description)
-    assert rows.codes is not None
-    _warn_of_saturation(rows.codes[:, :features])
-    return rows
-
-
-def _warn_of_saturation(codes: np.ndarray) -> None:
-    """Say how many codes are cut off: such features lie far from those of all public images."""
-    images = int((np.abs(codes.astype(np.int32)) == _SATURATED).any(axis=1).sum())
-    if images:
+    if cut_off:
         sys.stderr.write(
-            f"note: features of {images} of {len(codes)} images lie 128 standard deviations from those of "
-            "the public images, or further, and are cut off there\n"
+            f"note: features of {cut_off} of {len(rows.ids)} images lie 128 standard deviations from those "
+            "of the public images, or further, and are cut off there\n"
         )
+    return rows
 
 
 @torch.inference_mode()

@@ -48,7 +48,7 @@ class AdapterEnsemble:
     from what is left. `delete` does it in one go. Where rebuilding takes long, `quarantine` does the first
     two steps: from then on nothing that answers has seen the images. `rebuild` does the third.
 
-    Deleted rows are zeroed and stay empty; a save is without them.
+    Deleted rows and their routes are zeroed and stay empty; a save is without them.
 
     Args:
         recipe: what it is made of.
@@ -69,7 +69,8 @@ class AdapterEnsemble:
     ) -> None:
         self.recipe, self.routes = recipe, routes.astype(np.int16)
         self.records = Records(records.codes.copy(), records.labels.copy(), records.ids.copy())
-        self.members = dict(enumerate(members_of(self.routes, len(recipe.keys))))
+        members = members_of(self.routes, len(recipe.keys))
+        self.members = {a: rows.copy() for a, rows in enumerate(members)}  # Views would keep them all.
         filled = {adapter for adapter, rows in self.members.items() if len(rows)}
         if not states.keys() <= filled:
             without = sorted(states.keys() - filled)
@@ -115,7 +116,8 @@ class AdapterEnsemble:
     @property
     def level(self) -> Level:
         """What can be promised of the images that were deleted so far."""
-        return promised_level(self.recipe.keys.source, self.recipe.family, bool(self.waiting))
+        recipe, waiting = self.recipe, bool(self.waiting)
+        return promised_level(recipe.keys.source, recipe.family, waiting, shape=recipe.shape)
 
     def __len__(self) -> int:
         return int(self._tally.counts.sum())
@@ -249,16 +251,15 @@ class AdapterEnsemble:
                 self._digests[adapter] = digest_adapter(self.states[adapter])
         self._tally.remove(self.records.codes[rows], self.records.labels[rows], self.records.ids[rows])
         self._lookup.drop(rows)
-        for column in (self.records.codes, self.records.ids, self.records.labels):
+        for column in (self.records.codes, self.records.ids, self.records.labels, self.routes):
             column[rows] = 0
         self._held[rows] = False
 
 
 def _sums_of(records: Records, classes: int) -> ClassSums:
-    """Return what records add up to; there may be none."""
+    """Return what records add up to."""
     sums = ClassSums(classes, records.codes.shape[1:])
-    if len(records):
-        sums.add(records.codes, records.labels, records.ids)
+    sums.add(records.codes, records.labels, records.ids)
     return sums
 
 

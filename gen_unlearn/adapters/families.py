@@ -8,14 +8,13 @@ from typing import Literal, get_args
 from gen_unlearn.adapters.family import AdapterFamily
 from gen_unlearn.adapters.release import ReleaseConfig
 from gen_unlearn.adapters.ridge import RidgeHeads
+from gen_unlearn.adapters.routing import MOST_ADAPTERS
 from gen_unlearn.adapters.sgd import SgdHeads
 
 PublicKeySource = Literal["public-samples", "public-kmeans", "public-gaussian"]
 FamilyName = Literal["ridge", "sgd"]
 
 FAMILIES: dict[FamilyName, type[RidgeHeads] | type[SgdHeads]] = {"ridge": RidgeHeads, "sgd": SgdHeads}
-
-_MOST_ADAPTERS = 32767
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,8 @@ class AdaptersConfig:
     deadline_days: float = 30.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.count <= _MOST_ADAPTERS:
-            raise ValueError(f"expected adapters.count from 1 to {_MOST_ADAPTERS}, got {self.count}")
+        if not 1 <= self.count <= MOST_ADAPTERS:
+            raise ValueError(f"expected adapters.count from 1 to {MOST_ADAPTERS}, got {self.count}")
         if not 1 <= self.neighbours <= self.count:
             raise ValueError(
                 f"expected adapters.neighbours from 1 to adapters.count ({self.count}), got {self.neighbours}"

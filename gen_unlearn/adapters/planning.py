@@ -19,9 +19,11 @@ from gen_unlearn.adapters.determinism import is_deterministic
 from gen_unlearn.adapters.families import AdaptersConfig, FamilyName
 from gen_unlearn.adapters.family import AdapterFamily, FitJob, HeadShape, Subtractable
 from gen_unlearn.adapters.records import STEPS, Records
+from gen_unlearn.adapters.release import ReleaseConfig
 from gen_unlearn.adapters.routing import members_of
 from gen_unlearn.receipts import Level
 from gen_unlearn.repro import ID_BYTES, numpy_generator
+from gen_unlearn.words import counted
 
 USUAL_IMBALANCE = 1.8
 """Of keys that are public images; 1.2 to 2.5 were seen."""
@@ -35,8 +37,8 @@ class PlanConfig:
     """What is planned.
 
     Attributes:
-        adapters: how many.
-        neighbours: adapters that each image is routed to, at most `adapters`.
+        count: adapters.
+        neighbours: adapters that each image is routed to, at most `count`.
         images: deletable images.
         features: of an encoded image.
         classes: how many.
@@ -44,13 +46,14 @@ class PlanConfig:
         imbalance: at least 1; of real routes, see `imbalance_of`.
         requests_per_day: images to delete per day, above 0.
         batch: images that are deleted together, 1 to `images`.
-        minimum_batch: deletions from an adapter between two releases of its weights.
+        minimum_batch: deletions from an adapter that release its new weights.
+        deadline_days: days after the first of them that release them too, 0 to 36500.
 
     Raises:
         ValueError: a value outside what is said above.
     """
 
-    adapters: int = 1000
+    count: int = 1000
     neighbours: int = 10
     images: int = 50000
     features: int = 512
@@ -60,25 +63,35 @@ class PlanConfig:
     requests_per_day: float = 100.0
     batch: int = 1
     minimum_batch: int = AdaptersConfig().minimum_batch
+    deadline_days: float = AdaptersConfig().deadline_days
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if entry.name not in ("family", "imbalance", "requests_per_day") and value < 1:
+            if entry.type == "int" and value < 1:
                 raise ValueError(f"expected {entry.name} of at least 1, got {value}")
         for name, value, most, what in (
-            ("neighbours", self.neighbours, self.adapters, "adapters"),
+            ("neighbours", self.neighbours, self.count, "count"),
             ("batch", self.batch, self.images, "images"),
         ):
             if value > most:
                 raise ValueError(f"expected {name} of at most {what} ({most}), got {value}")
         if not (math.isfinite(self.requests_per_day) and self.requests_per_day > 0):
             raise ValueError(f"expected requests_per_day above 0, got {self.requests_per_day}")
-        if not 1 <= self.imbalance <= self.adapters:
+        if not 1 <= self.imbalance <= self.count:
             raise ValueError(
-                f"expected imbalance from 1 to adapters ({self.adapters}), got {self.imbalance}; it is 1 if "
+                f"expected imbalance from 1 to count ({self.count}), got {self.imbalance}; it is 1 if "
                 f"all adapters have as many members"
             )
+        _ = ReleaseConfig(self.minimum_batch, self.deadline_days)
+
+    @property
+    def days_to_fill(self) -> float:
+        """Days from the first to the last deletion of a minimum batch; infinite with fewer members."""
+        share = self.neighbours / self.count
+        if 1 < self.minimum_batch > share * self.images:
+            return math.inf
+        return (self.minimum_batch - 1) / (share * self.requests_per_day)
 
 
 class Measured(NamedTuple):
@@ -105,7 +118,8 @@ class EnsemblePlan:
         level: of the promise, on this machine.
         masked_after_a_day: share of the adapters that a day's requests touch: those that would be masked if
             they waited.
-        days_to_release: until an adapter had `minimum_batch` deletions.
+        days_to_release: from a deletion until the new weights of its adapters are released: until these had
+            `minimum_batch` deletions, at most until the deadline; 0 if nothing is held back.
         shards_beaten: with fewer shards than that, retraining one, as SISA does, reads more.
     """
 
@@ -131,20 +145,33 @@ class EnsemblePlan:
         """Return the plan for people, by what it is."""
         config = self.config
         return {
-            "adapters": f"{config.adapters} of family {config.family}, {config.neighbours} per image",
-            "images": f"{config.images}, {config.features} features, {config.classes} classes",
-            "members": f"{self.members:.0f} per adapter, imbalance {config.imbalance:.2f}",
-            "touched": f"{self.touched:.1f} adapters by {config.batch} deletions at once",
-            "visits": f"{self.visits:.0f} records to fit again what one deletion touches",
+            "adapters": f"{config.count:,} of family {config.family}, {config.neighbours} per image",
+            "images": f"{config.images:,}, {config.features:,} features, {config.classes:,} classes",
+            "members": f"{self.members:,.0f} per adapter, imbalance {config.imbalance:.2f}",
+            "touched": f"{self.touched:.1f} adapters by {counted(config.batch, 'deletion')}"
+            f"{' at once' * (config.batch > 1)}",
+            "visits": f"{self.visits:,.0f} records to fit again what one deletion touches",
             "seconds": f"{self.seconds:.3g} for such a batch, on this machine, encoding left out",
-            "seconds per day": f"{self.seconds_per_day:.3g} for {config.requests_per_day:g} images",
-            "ledger": _in_megabytes(self.ledger_bytes),
-            "adapters on disk": _in_megabytes(self.adapters_bytes),
+            "seconds per day": f"{self.seconds_per_day:.3g} for {counted(config.requests_per_day, 'image')}",
+            "ledger": _in_bytes(self.ledger_bytes),
+            "adapters on disk": _in_bytes(self.adapters_bytes),
             "level": self.level,
-            "minimum batch": f"{config.minimum_batch} per adapter, after {self.days_to_release:.3g} days",
+            "minimum batch": f"{config.minimum_batch} per adapter, {self._release_in_words()}",
             "masked": f"{self.masked_after_a_day:.0%} of the adapters, if a day's requests waited",
             "against shards": f"reads less than SISA of fewer than {self.shards_beaten:.1f} shards",
         }
+
+    def _release_in_words(self) -> str:
+        """Say what releases new weights of an adapter, and when."""
+        config = self.config
+        if self.days_to_release == 0:
+            return "nothing is held back"
+        reached = f"reached after {counted(config.days_to_fill, 'day')}"
+        if config.days_to_fill == math.inf:
+            reached = f"never reached: adapters have {counted(round(self.members), 'member')}"
+        if config.days_to_fill <= config.deadline_days:
+            return reached
+        return f"{reached}; the deadline of {counted(config.deadline_days, 'day')} decides"
 
 
 def plan(config: PlanConfig, family: AdapterFamily | None = None) -> EnsemblePlan:
@@ -155,11 +182,12 @@ def plan(config: PlanConfig, family: AdapterFamily | None = None) -> EnsemblePla
         family: its settings; those of `AdaptersConfig` by default.
     """
     heads = AdaptersConfig(family=config.family).heads if family is None else family
-    share = config.neighbours / config.adapters
+    shape = HeadShape(config.features, config.classes)
+    share = config.neighbours / config.count
     members = share * config.images
     met = config.imbalance * members  # Mean size of an adapter that a random image is in.
-    measured = measure(heads, HeadShape(config.features, config.classes), max(1, round(met)))
-    touched = touched_adapters(config.adapters, config.neighbours, config.batch)
+    measured = measure(heads, shape, max(1, round(met)))
+    touched = touched_adapters(config.count, config.neighbours, config.batch)
     return EnsemblePlan(
         config=config,
         members=members,
@@ -168,12 +196,12 @@ def plan(config: PlanConfig, family: AdapterFamily | None = None) -> EnsemblePla
         seconds=touched * measured.seconds,
         seconds_per_day=touched * measured.seconds * config.requests_per_day / config.batch,
         ledger_bytes=_CODE_BYTES * (config.features + config.neighbours) * config.images,
-        adapters_bytes=config.adapters * measured.adapter_bytes,
-        level="bit-exact" if is_deterministic(heads) else "distributional",
-        masked_after_a_day=touched_adapters(config.adapters, config.neighbours, config.requests_per_day)
-        / config.adapters,
-        days_to_release=config.minimum_batch / (share * config.requests_per_day),
-        shards_beaten=config.adapters / (config.imbalance * config.neighbours**2),
+        adapters_bytes=config.count * measured.adapter_bytes,
+        level="bit-exact" if is_deterministic(heads, shape) else "distributional",
+        masked_after_a_day=touched_adapters(config.count, config.neighbours, config.requests_per_day)
+        / config.count,
+        days_to_release=min(config.days_to_fill, config.deadline_days),
+        shards_beaten=config.count / (config.imbalance * config.neighbours**2),
     )
 
 
@@ -259,5 +287,7 @@ def _random_records(shape: HeadShape, count: int, seed: int) -> Records:
     return Records(codes, draw.integers(0, shape.classes, count), ids)
 
 
-def _in_megabytes(size: int) -> str:
-    return f"{size / 1e6:.3g} MB"
+def _in_bytes(size: int) -> str:
+    """Write a size with three digits in the unit that suits it."""
+    exponent = min(4, (len(f"{float(f'{size:.2e}'):.0f}") - 1) // 3)
+    return f"{size / 1000**exponent:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[exponent]}"

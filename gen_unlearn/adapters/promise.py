@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from gen_unlearn.adapters.determinism import is_deterministic
-from gen_unlearn.adapters.family import AdapterFamily
+from collections.abc import Collection
+
+from gen_unlearn.adapters.determinism import environment, is_deterministic
+from gen_unlearn.adapters.family import AdapterFamily, HeadShape
 from gen_unlearn.adapters.routing import KeySource
 from gen_unlearn.receipts import Level
+from gen_unlearn.repro import digest_json
 
 
-def promised_level(source: KeySource, family: AdapterFamily, waiting: bool) -> Level:
+def environment_digest() -> str:
+    """Return the SHA-256 of what decides the last bits here, see `gen_unlearn.adapters.determinism`."""
+    return digest_json(environment())
+
+
+def promised_level(
+    source: KeySource,
+    family: AdapterFamily,
+    waiting: bool,
+    environments: Collection[str] | None = None,
+    shape: HeadShape | None = None,
+) -> Level:
     """Return the level of the promise.
 
     Args:
         source: what the keys were made from.
         family: the kind of adapter; it is tried out here whether its bits depend on its surroundings.
         waiting: whether an adapter waits to be rebuilt.
+        environments: digests of where the adapters were fit; by default all were here. Elsewhere the same fit
+            can have other bits.
+        shape: sizes of the adapters, which it is tried out with; usual ones by default.
     """
     if source == "training-samples":
         return "exemplar-only"
     if waiting:
         return "influence-free"
-    return "bit-exact" if is_deterministic(family) else "distributional"
+    here = environments is None or set(environments) <= {environment_digest()}
+    return "bit-exact" if here and is_deterministic(family, shape) else "distributional"

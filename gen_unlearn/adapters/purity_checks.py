@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from gen_unlearn.adapters.one_thread import pinned_threads
 from gen_unlearn.adapters.purity_processes import fit_in_processes
-from gen_unlearn.adapters.records import STEPS, Records
+from gen_unlearn.adapters.records import LARGEST_CODE, STEPS, Records
 from gen_unlearn.adapters.routing import members_of
 from gen_unlearn.repro import ID_BYTES, id_keys, numpy_generator
 
@@ -246,7 +247,7 @@ def _replaced(trial: Trial, rows: np.ndarray) -> Records:
     labels, codes = records.labels.copy(), records.codes.copy()
     labels[rows] = known[(np.searchsorted(known, labels[rows]) + 1) % len(known)]
     noise = numpy_generator("purity", "codes").integers(-STEPS // 4, STEPS // 4, codes.shape)
-    codes[rows] = (codes[rows] + noise[rows]).clip(-32767, 32767).astype(np.int16)
+    codes[rows] = (codes[rows] + noise[rows]).clip(-LARGEST_CODE, LARGEST_CODE).astype(np.int16)
     routes = trial.method.routes(Records(codes, labels, records.ids), trial.public)
     moved = (routes != trial.routes).any(axis=1)
     codes[moved] = records.codes[moved]
@@ -256,15 +257,13 @@ def _replaced(trial: Trial, rows: np.ndarray) -> Records:
 @contextmanager
 def _controlled(draws: int, threads: int) -> Iterator[None]:
     """Seed the global generators and set the numbers of threads, and put all of that back afterwards."""
-    kept = random.getstate(), np.random.get_state(), torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]), threadpool_limits(threads):
+    kept = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]), pinned_threads(threads), threadpool_limits(threads):
         random.seed(draws)
         np.random.seed(draws)
         torch.manual_seed(draws)
-        torch.set_num_threads(threads)
         try:
             yield
         finally:
             random.setstate(kept[0])
             np.random.set_state(kept[1])
-            torch.set_num_threads(kept[2])

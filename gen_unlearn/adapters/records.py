@@ -13,7 +13,8 @@ from gen_unlearn.shards import Rows
 STEPS = 256
 """Steps of the codes per standard deviation of a feature among public images: 128 deviations fit."""
 
-_LARGEST = 32767
+LARGEST_CODE = 32767
+"""Codes are cut off at this magnitude."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,5 +82,5 @@ def quantise(encodings: Tensor, mean: Tensor, deviation: Tensor) -> tuple[np.nda
     steps = np.rint(STEPS * (values - centre) / scale)
     if not np.isfinite(steps).all():
         raise ValueError("expected finite encodings, got nan or infinity; check the weights of the encoder")
-    cut_off = int((np.abs(steps) > _LARGEST).sum())
-    return steps.clip(-_LARGEST, _LARGEST).astype(np.int16), cut_off
+    cut_off = int((np.abs(steps) > LARGEST_CODE).sum())
+    return steps.clip(-LARGEST_CODE, LARGEST_CODE).astype(np.int16), cut_off

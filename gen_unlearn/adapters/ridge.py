@@ -15,12 +15,15 @@ from typing import Literal, get_args
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
-from threadpoolctl import ThreadpoolController
 
 from gen_unlearn.adapters.family import WEIGHTS, AdapterState, FitJob, HeadShape
+from gen_unlearn.adapters.one_thread import one_thread
 from gen_unlearn.adapters.records import STEPS, Records
 
 Solver = Literal["lapack", "portable"]
+
+_LEAST_PENALTY = 1e-6
+"""With less, the sums of usual features are not positive in float64: rounding is as large as the penalty."""
 
 _BLOCK = 8192
 """Records that are added up at once in float64: exact, as sums of up to 2**23 products of codes are."""
@@ -31,22 +34,24 @@ class RidgeHeads:
     """Linear heads by ridge regression on one-hot classes.
 
     Attributes:
-        penalty: added to the diagonal of the features' sums of squares, above 0: on the constant too, and
-            the same for every number of members.
+        penalty: added to the diagonal of the features' sums of squares, at least 1e-6: on the constant too,
+            and the same for every number of members.
         solver: ``"lapack"``, the Cholesky solver of LAPACK on one thread, is fast; its last bits differ
             between builds and kinds of processor. ``"portable"`` computes element by element, with the same
             bits everywhere, some ten times slower.
 
     Raises:
-        ValueError: a penalty that is not a positive number, or another solver.
+        ValueError: a penalty that is too small or not a number, or another solver.
     """
 
     penalty: float = 100.0
     solver: Solver = "lapack"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.penalty) and self.penalty > 0):
-            raise ValueError(f"expected penalty above 0, got {self.penalty}; 100 is a good start")
+        if not (math.isfinite(self.penalty) and self.penalty >= _LEAST_PENALTY):
+            raise ValueError(
+                f"expected penalty of at least {_LEAST_PENALTY}, got {self.penalty}; 100 is a good start"
+            )
         if self.solver not in get_args(Solver):
             raise ValueError(f"expected solver {' or '.join(get_args(Solver))}, got {self.solver!r}")
 
@@ -74,13 +79,24 @@ class RidgeHeads:
         return sums if state is None else {name: state[name] + array for name, array in sums.items()}
 
     def complete(self, state: AdapterState) -> AdapterState:
-        """Return the sums with the weights that follow from them, float64 ``(features + 1, classes)``."""
+        """Return the sums with the weights that follow from them, float64 ``(features + 1, classes)``.
+
+        Raises:
+            ValueError: the penalty is too small for sums of such features.
+        """
         cross = state["cross"]
         matrix = np.zeros((len(cross), len(cross)))
         matrix[_lower_triangle(len(cross))] = state["gram"] / STEPS**2
         np.fill_diagonal(matrix, matrix.diagonal() + self.penalty)
         solve = _solve_by_lapack if self.solver == "lapack" else _solve_by_elements
-        return {"gram": state["gram"], "cross": cross, WEIGHTS: solve(matrix, cross / STEPS)}
+        try:
+            weights = solve(matrix, cross / STEPS)
+        except np.linalg.LinAlgError as error:
+            raise ValueError(
+                f"expected sums that are positive in float64 with the penalty, got others with penalty "
+                f"{self.penalty}; raise it, 100 is a good start"
+            ) from error
+        return {"gram": state["gram"], "cross": cross, WEIGHTS: weights}
 
     def scores(self, state: AdapterState, codes: np.ndarray) -> np.ndarray:
         """Map codes, int16 ``(n, features)``, to scores of the classes, float64 ``(n, classes)``."""
@@ -112,24 +128,28 @@ def _lower_triangle(size: int) -> np.ndarray:
     return np.tri(size, dtype=bool)
 
 
-@cache
-def _blas() -> ThreadpoolController:
-    """Return the handle on the threads of the BLAS libraries; finding them takes milliseconds."""
-    return ThreadpoolController()
-
-
 def _solve_by_lapack(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve for the right-hand sides; reads the lower triangle of the positive matrix, and overwrites it."""
-    with _blas().limit(limits=1, user_api="blas"):  # More threads add up in another order.
+    """Solve for the right-hand sides; reads the lower triangle of the positive matrix, and overwrites it.
+
+    Raises:
+        numpy.linalg.LinAlgError: the matrix is not positive in float64.
+    """
+    with one_thread():
         factor = cho_factor(matrix.T, overwrite_a=True, check_finite=False)  # In LAPACK's order of entries.
         solution = cho_solve(factor, right, check_finite=False)
     return np.ascontiguousarray(solution)
 
 
 def _solve_by_elements(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve like `_solve_by_lapack`, by products, differences, quotients and roots of single numbers."""
+    """Solve like `_solve_by_lapack`, by products, differences, quotients and roots of single numbers.
+
+    Raises:
+        numpy.linalg.LinAlgError: the matrix is not positive in float64.
+    """
     factor, solution, size = matrix.copy(), right.copy(), len(matrix)
     for step in range(size):
+        if not factor[step, step] > 0:
+            raise np.linalg.LinAlgError(f"entry {step} of the diagonal is {factor[step, step]}")
         factor[step, step] = np.sqrt(factor[step, step])
         column = factor[step + 1 :, step]
         column /= factor[step, step]

@@ -13,13 +13,16 @@ from typing import Literal
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from gen_unlearn.adapters.one_thread import one_thread
+from gen_unlearn.adapters.records import LARGEST_CODE
 from gen_unlearn.repro import digest_arrays, digest_json, keyed_order, numpy_generator
 
 KeySource = Literal["public-samples", "public-kmeans", "public-gaussian", "training-samples"]
 
+MOST_ADAPTERS = 32767
+"""Their numbers are int16."""
+
 _BLOCK = 1024
-_MOST_ADAPTERS = 32767
-_LARGEST = 32767
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +40,9 @@ class Keys:
     source: KeySource
 
     def __post_init__(self) -> None:
-        if self.codes.dtype != np.int16 or self.codes.ndim != 2 or not 0 < len(self.codes) <= _MOST_ADAPTERS:
+        if self.codes.dtype != np.int16 or self.codes.ndim != 2 or not 0 < len(self.codes) <= MOST_ADAPTERS:
             raise ValueError(
-                f"expected keys as int16 (adapters, features) with 1 to {_MOST_ADAPTERS} adapters, got "
+                f"expected keys as int16 (adapters, features) with 1 to {MOST_ADAPTERS} adapters, got "
                 f"{self.codes.dtype} {self.codes.shape}"
             )
 
@@ -85,7 +88,7 @@ def public_keys(codes: np.ndarray, ids: np.ndarray, count: int, source: KeySourc
     if source == "public-samples":
         return Keys(codes[order[np.sort(distinct)[:count]]], source)
     values = codes[order].astype(np.float64)
-    with threadpool_limits(1):  # More threads add up in another order.
+    with one_thread():
         if source == "public-kmeans":
             return Keys(_as_codes(_centres(values, count, seed)), source)
         if source == "public-gaussian":
@@ -97,7 +100,8 @@ def _centres(values: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Return the centres of clusters, float64 ``(count, features)``."""
     from sklearn.cluster import KMeans
 
-    means = KMeans(count, n_init=1, random_state=seed % 2**32).fit(values)
+    with threadpool_limits(1):  # Those of scikit-learn itself, which were not known before the import.
+        means = KMeans(count, n_init=1, random_state=seed % 2**32).fit(values)
     return np.asarray(means.cluster_centers_)
 
 
@@ -146,7 +150,7 @@ def _nearest(distances: np.ndarray, count: int) -> np.ndarray:
 
 
 def _as_codes(values: np.ndarray) -> np.ndarray:
-    return np.rint(values).clip(-_LARGEST, _LARGEST).astype(np.int16)
+    return np.rint(values).clip(-LARGEST_CODE, LARGEST_CODE).astype(np.int16)
 
 
 def members_of(routes: np.ndarray, adapters: int) -> list[np.ndarray]:

@@ -8,8 +8,7 @@ same instructions in every place; places without an adapter are empty. Nothing i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gen_unlearn.adapters.family import WEIGHTS, AdapterState, FitJob, HeadShape
+from gen_unlearn.adapters.one_thread import one_thread
 from gen_unlearn.adapters.records import STEPS
 from gen_unlearn.repro import keyed_order, torch_generator
 
@@ -77,7 +77,7 @@ class SgdHeads:
         """Train adapters, each on its members alone; those of similar size are stacked."""
         by_size = sorted(range(len(jobs)), key=lambda place: -len(jobs[place].members))
         fitted: dict[int, AdapterState] = {}
-        with _one_thread(), torch.no_grad():
+        with one_thread(), torch.no_grad():
             for start in range(0, len(jobs), self.stack):
                 places = by_size[start : start + self.stack]
                 states = _train(self, [jobs[place] for place in places], shape, seed)
@@ -246,14 +246,3 @@ def _descend(heads: SgdHeads, weight: Tensor, gradient: Tensor, memory: list[Ten
 def _affine(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     wide = weights.astype(np.float64)
     return np.asarray(values @ wide[:-1] + wide[-1])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread of torch: more would add up in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -84,11 +84,14 @@ def add(run: RunFolder, data: IndexedImages, wait: float = LOCK_SECONDS) -> int:
         if added:
             changes: dict[str, StagedChange] = {EXEMPLARS: change}
             digest, private = change.digest, dict[str, bytes]()
+            environments: tuple[str, ...] | None = None
             if run.is_ensemble:
-                adapters, private = extend(run, folder, rows, prepared)
+                adapters, private, environments = extend(run, folder, rows, prepared)
                 changes[ADAPTERS] = adapters
                 digest = stores_digest(change.digest, adapters.digest)
-            entry = ledger.following("added", digest, images=added, remaining=change.count)
+            entry = ledger.following(
+                "added", digest, images=added, remaining=change.count, environments=environments
+            )
             prepared.commit(changes, entry, ledger.size, private=private)
     return added
 

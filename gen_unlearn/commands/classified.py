@@ -54,12 +54,15 @@ class Prediction:
     label_only: bool = False
 
     def facts(self) -> dict[str, Any]:
-        """Return what JSON says of it."""
+        """Return what JSON says of it; no probability, if the class alone is told."""
         return {
             "file": self.name,
             "class": self.class_name,
-            "probability": self.probability,
-            "probabilities": [{"class": name, "probability": share} for name, share in self.probabilities],
+            "probability": None if self.label_only else self.probability,
+            "probabilities": [
+                {"class": name, "probability": share}
+                for name, share in (() if self.label_only else self.probabilities)
+            ],
             "voters": [
                 {"id": voter.id, "class": voter.class_name, "weight": voter.weight} for voter in self.voters
             ],

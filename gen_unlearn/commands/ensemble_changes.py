@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
 from gen_unlearn.adapters.adapter_changes import stage_extension, stage_rebuild, stage_withdrawal
-from gen_unlearn.adapters.adapter_folder import AdapterChange
+from gen_unlearn.adapters.adapter_folder import AdapterChange, AdapterFolder
 from gen_unlearn.adapters.determinism import environment
 from gen_unlearn.adapters.encoding import ensemble_recipe
 from gen_unlearn.adapters.ensemble import ARTEFACT
+from gen_unlearn.adapters.family import Subtractable
+from gen_unlearn.adapters.promise import environment_digest
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.release import HeldBack
@@ -32,7 +35,7 @@ from gen_unlearn.changes import ADAPTERS, LOCK_SECONDS, ChangeFolder
 from gen_unlearn.commands.derived import remaining
 from gen_unlearn.exemplar_changes import not_held
 from gen_unlearn.exemplar_folder import ExemplarFolder
-from gen_unlearn.ledger import LedgerEntry
+from gen_unlearn.ledger import Ledger, LedgerEntry
 from gen_unlearn.promises import promise_of_recipe
 from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.run_records import stores_digest
@@ -60,20 +63,17 @@ def recipe_of(run: RunFolder) -> EnsembleRecipe:
         ValueError: the run is no adapter ensemble, or its keys are not there.
     """
     require_ensemble(run)
-    config = run.classifier_config
+    config, path = run.classifier_config, run.classifier_path / SAFETENSORS_WEIGHTS_NAME
+    expected = run.ledger.entries[0].files or {}
     try:
-        with safe_open(_weights_file(run), framework="numpy") as tensors:
+        content = path.read_bytes()
+        if sha256(content) != expected.get(path.relative_to(run.path).as_posix()):
+            raise ValueError(f"{path} was changed since the training; nothing was changed; put it back")
+        with safe_open(path, framework="numpy") as tensors:
             keys = Keys(tensors.get_tensor("key_codes"), config.model.adapters.keys)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{run.classifier_path} holds no keys of adapters: {error}") from error
     return ensemble_recipe(config, keys, run.exemplar_folder().class_names)
-
-
-def _weights_file(run: RunFolder) -> Path:
-    files = sorted(run.classifier_path.glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{run.classifier_path} holds no keys of adapters: it has no safetensors file")
-    return files[0]
 
 
 class EnsembleChange(NamedTuple):
@@ -82,10 +82,12 @@ class EnsembleChange(NamedTuple):
     Attributes:
         adapters: the change.
         private: new contents of private files of the run, by name: which adapters are held back.
+        environments: digests of where the adapters that are there after it were fit.
     """
 
     adapters: AdapterChange
     private: dict[str, bytes]
+    environments: tuple[str, ...]
 
 
 def withdraw(
@@ -101,7 +103,7 @@ def withdraw(
     """
     recipe, leaving, staging = recipe_of(run), exemplars.select(ids), prepared.staging(ADAPTERS)
     change = stage_withdrawal(recipe, run.adapter_folder(), leaving, staging)
-    return EnsembleChange(change, _held_back(run, recipe, leaving))
+    return EnsembleChange(change, _held_back(run, recipe, leaving), run.ledger.environments)
 
 
 def extend(run: RunFolder, exemplars: ExemplarFolder, rows: Rows, prepared: ChangeFolder) -> EnsembleChange:
@@ -114,8 +116,23 @@ def extend(run: RunFolder, exemplars: ExemplarFolder, rows: Rows, prepared: Chan
         prepared: where to.
     """
     recipe, added, staging = recipe_of(run), not_held(exemplars, rows), prepared.staging(ADAPTERS)
-    change = stage_extension(recipe, run.adapter_folder(), exemplars, added, staging)
-    return EnsembleChange(change, _held_back(run, recipe, added))
+    adapters, ledger = run.adapter_folder(), run.ledger
+    again = _fit_elsewhere(recipe, adapters, ledger)
+    change = stage_extension(recipe, adapters, exemplars, added, staging, again)
+    return EnsembleChange(change, _held_back(run, recipe, added), _environments(ledger, adapters, again))
+
+
+def _fit_elsewhere(recipe: EnsembleRecipe, folder: AdapterFolder, ledger: Ledger) -> frozenset[int]:
+    """Return the adapters that have to be completed again here, as they can be from sums, for equal bits."""
+    if not isinstance(recipe.family, Subtractable) or ledger.environments == (environment_digest(),):
+        return frozenset()
+    return frozenset(folder.files) - folder.waiting
+
+
+def _environments(ledger: Ledger, folder: AdapterFolder, again: frozenset[int]) -> tuple[str, ...]:
+    """Return where the adapters were fit once those that wait or are completed again are fit here."""
+    others = folder.files.keys() - folder.waiting - again
+    return tuple(sorted({environment_digest(), *(ledger.environments if others else ())}))
 
 
 def _held_back(run: RunFolder, recipe: EnsembleRecipe, rows: Rows) -> dict[str, bytes]:
@@ -126,7 +143,36 @@ def _held_back(run: RunFolder, recipe: EnsembleRecipe, rows: Rows) -> dict[str, 
     return {run.held_back_path.name: held.to_json().encode()}
 
 
-def rebuild(run: RunFolder, wait: float = LOCK_SECONDS) -> tuple[DeletionReceipt, Path] | None:
+class Rebuilt(NamedTuple):
+    """What a rebuilding did.
+
+    Attributes:
+        receipt: of all deletions that it completes, not sealed but without ids, which are forgotten.
+        path: the sealed file of that.
+        adapters: how many waited.
+        completes: names of the receipts of these deletions, in order.
+    """
+
+    receipt: DeletionReceipt
+    path: Path
+    adapters: int
+    completes: tuple[str, ...]
+
+
+def completed_by(run: RunFolder, filed: str) -> tuple[str, ...]:
+    """Return the receipts of the deletions that a rebuilding completed, in order; of other changes none.
+
+    Args:
+        run: the run.
+        filed: name of the rebuilding's receipt.
+    """
+    entries = run.ledger.entries
+    marks = {mark for entry in entries if entry.receipt == filed for mark in entry.tombstones}
+    deletions = (entry for entry in entries if entry.kind == "deleted" and entry.receipt != filed)
+    return tuple(str(entry.receipt) for entry in deletions if not marks.isdisjoint(entry.tombstones))
+
+
+def rebuild(run: RunFolder, wait: float = LOCK_SECONDS) -> Rebuilt | None:
     """Rebuild the adapters that wait for it; file one receipt for all deletions that this completes.
 
     Args:
@@ -134,27 +180,35 @@ def rebuild(run: RunFolder, wait: float = LOCK_SECONDS) -> tuple[DeletionReceipt
         wait: seconds to wait for another change of the run.
 
     Returns:
-        The receipt, not sealed but without ids, which are forgotten, and its sealed file; `None` if every
-        deletion was complete.
+        What was done; `None` if every deletion was complete.
 
     Raises:
         ValueError: the run is no adapter ensemble, its state is not that of its ledger, or another process is
             changing it.
     """
-    recipe = recipe_of(run)
-    with run.change.prepared(wait) as prepared:
+    require_ensemble(run)
+    with run.change.locked(wait):
+        return _rebuild(run)
+
+
+def _rebuild(run: RunFolder) -> Rebuilt | None:
+    with run.change.staged() as prepared:
         started = time.perf_counter()
-        exemplars, adapters, ledger = run.exemplar_folder(), run.adapter_folder(), run.ledger
+        recipe, exemplars = recipe_of(run), run.exemplar_folder()
+        adapters, ledger = run.adapter_folder(), run.ledger
         run.require_own_state(exemplars, ledger)
         pending = ledger.incomplete
         if not pending:
             return None
-        change = stage_rebuild(recipe, adapters, exemplars, prepared.staging(ADAPTERS))
+        again = _fit_elsewhere(recipe, adapters, ledger)
+        change = stage_rebuild(recipe, adapters, exemplars, prepared.staging(ADAPTERS), again)
         digest = stores_digest(exemplars.digest, change.digest)
+        environments = _environments(ledger, adapters, again)
         masking = _completing(run, pending)
         receipt = replace(
             masking,
-            level=promise_of_recipe(run.recipe)[1],
+            level=promise_of_recipe(run.recipe, environments=environments, shape=recipe.shape)[1],
+            versions=_versions(environments),
             remaining=len(exemplars),
             digest_before=run.state_of(exemplars),
             digest_after=digest,
@@ -171,52 +225,64 @@ def rebuild(run: RunFolder, wait: float = LOCK_SECONDS) -> tuple[DeletionReceipt
             receipt=name,
             receipt_sum=sha256(text.encode()),
             tombstones=_marks(pending),
+            environments=environments,
         )
         prepared.commit({ADAPTERS: change}, entry, ledger.size, text)
-    return receipt, run.receipts_path / name
+    completes = tuple(str(deletion.receipt) for deletion in pending)
+    return Rebuilt(receipt, run.receipts_path / name, len(adapters.waiting), completes)
 
 
-def complete(run: RunFolder, receipt: DeletionReceipt, wait: float) -> tuple[DeletionReceipt, Path]:
+def complete(run: RunFolder, receipt: DeletionReceipt) -> tuple[DeletionReceipt, Path]:
     """Rebuild after a deletion; return its receipt with what is promised now, and the sealed file of that.
 
-    The file states all deletions that were completed with it.
+    The caller has held the lock since the deletion. The file states all deletions that this completes.
 
     Args:
         run: an adapter ensemble.
         receipt: of the deletion, not sealed.
-        wait: seconds to wait for another change of the run.
     """
-    rebuilt = rebuild(run, wait)
-    if rebuilt is not None:
-        final, path = rebuilt
-        now = {name: getattr(final, name) for name in ("level", "digest_after", "seconds", "left")}
-        return replace(receipt, **now), path
-    # Another process was quicker.
-    entry = next(entry for entry in reversed(run.ledger.entries) if entry.kind == "rebuilt")
-    path = run.receipts_path / str(entry.receipt)
-    return replace(receipt, level=DeletionReceipt.from_file(path).level), path
+    rebuilt = _rebuild(run)
+    assert rebuilt is not None, "under one lock, no other process completes the deletion"
+    final = rebuilt.receipt
+    now = {name: getattr(final, name) for name in ("level", "digest_after", "seconds", "left", "versions")}
+    return replace(receipt, **now), rebuilt.path
+
+
+def _versions(environments: tuple[str, ...]) -> dict[str, str]:
+    """Return what rebuilds here and, if other adapters were fit with something else, that they were."""
+    others = len(set(environments) - {environment_digest()})
+    note = f"not all fit with this, but some in {others} other environments: equal only in law to a fresh fit"
+    return environment() | ({ADAPTERS: note} if others else {})
 
 
 def _completing(run: RunFolder, pending: Sequence[LedgerEntry]) -> DeletionReceipt:
-    """Sum up the receipts of deletions; level and state are to be filled in, and time to be added."""
-    receipts = [DeletionReceipt.from_file(run.receipts_path / str(entry.receipt)) for entry in pending]
+    """Sum up deletions; level, software and state are to be filled in, and time to be added.
+
+    Numbers are those of the ledger. Words, classes and time are in the receipts alone: where one is missing
+    or was changed they are left out, which the reason says.
+    """
+    found = [run.filed_receipt(entry) for entry in pending]
+    receipts = [receipt for receipt in found if receipt is not None]
+    lost = [str(entry.receipt) for entry, receipt in zip(pending, found, strict=True) if receipt is None]
+    reasons = [receipt.reason for receipt in receipts if receipt.reason]
+    reasons += [f"classes and reason unknown: receipt {name} is missing or was changed" for name in lost]
     per_class: Counter[str] = Counter()
     for receipt in receipts:
         per_class.update(receipt.removed_per_class)
     return DeletionReceipt(
         artefact=ARTEFACT,
         level="influence-free",
-        reason="; ".join(dict.fromkeys(receipt.reason for receipt in receipts if receipt.reason)),
+        reason="; ".join(dict.fromkeys(reasons)),
         ids=(),
         forget_digest=Tombstones(run.key, frozenset(_marks(pending))).digest,
-        removed=sum(receipt.removed for receipt in receipts),
+        removed=sum(entry.images for entry in pending),
         removed_per_class={name: per_class[name] for name in run.manifest.class_names if per_class[name]},
         remaining=0,
         digest_before="",
         digest_after="",
         seconds=sum(receipt.seconds for receipt in receipts),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=environment(),
+        versions={},
         purged=tuple(dict.fromkeys(path for receipt in receipts for path in receipt.purged)),
         left=remaining(run),
     )

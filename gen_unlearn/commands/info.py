@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,17 @@ def describe_software() -> dict[str, Any]:
     return software_versions() | {"gpu": device, "cpu_threads": torch.get_num_threads()}
 
 
-def describe_run(path: Path) -> dict[str, Any]:
-    """Return what a run is, what it holds and what was deleted from it."""
-    run = RunFolder.open(path)
+def describe_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a run is, what it holds and what was deleted from it.
+
+    Args:
+        path: the run.
+        overrides: values of its recipe to use instead, such as ``model.adapters.minimum_batch=1``.
+
+    Raises:
+        ValueError: there is no such run, or a value cannot be changed.
+    """
+    run = RunFolder.open(path).with_overrides(overrides)
     manifest = run.manifest
     assert manifest.training is not None
     facts: dict[str, Any] = {
@@ -42,7 +51,7 @@ def describe_run(path: Path) -> dict[str, Any]:
         facts["core"] = run.recipe.core.mode
         ensemble = _ensemble(run, len(store)) if run.is_ensemble else {}
         waiting = bool(ensemble) and ensemble["adapters_waiting"] > 0
-        facts["level"] = promise_of_recipe(run.recipe, waiting)[1]
+        facts["level"] = promise_of_recipe(run.recipe, waiting, run.ledger.environments)[1]
         counts = np.bincount(store.labels, minlength=len(store.class_names))
         facts["exemplars"] = len(store)
         facts["exemplars_per_class"] = dict(zip(store.class_names, counts.tolist(), strict=True))

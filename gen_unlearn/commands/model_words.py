@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.runs import RunFolder
+from gen_unlearn.words import counted
 
 _FEW_CLASSES = 4
 
@@ -26,8 +27,13 @@ def adapter_words(run: RunFolder) -> str:
     config, stored = run.classifier_config.model.adapters, run.adapter_folder()
     empty, waiting = config.count - len(stored.sizes), len(stored.waiting)
     text = f"{config.count:,} {config.family} heads, {config.neighbours} asked for each image"
-    silent = [f"{empty:,} without images"] * (empty > 0) + [f"{waiting:,} to be rebuilt"] * (waiting > 0)
-    return f"{text}; no answer from {' and '.join(silent)}" if silent else text
+    if empty:
+        text += (
+            f"; {counted(empty, 'adapter')} without images, which {'do' if empty > 1 else 'does'} not answer"
+        )
+    if waiting:
+        text += f"; {counted(waiting, 'adapter')} waiting to be rebuilt, masked until then"
+    return text
 
 
 def per_class(exemplars: dict[str, int]) -> str:

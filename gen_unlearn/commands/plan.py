@@ -23,7 +23,7 @@ def plan_ensemble(path: Path | None, overrides: Sequence[str]) -> EnsemblePlan:
 
     Args:
         path: a run with an adapter ensemble, whose numbers are taken instead of the defaults; or `None`.
-        overrides: such as ``adapters=1000``, see `gen_unlearn.adapters.planning.PlanConfig`.
+        overrides: such as ``count=1000``, see `gen_unlearn.adapters.planning.PlanConfig`.
 
     Raises:
         ValueError: an override is wrong, or the run has no adapters.
@@ -52,7 +52,7 @@ def _of_run(run: RunFolder) -> PlanConfig:
         raise ValueError(f"expected images in {run.path}, got none: all were deleted; leave the run out")
     sizes = np.array(list(run.adapter_folder().sizes.values()), dtype=np.float64)
     return PlanConfig(
-        adapters=settings.count,
+        count=settings.count,
         neighbours=settings.neighbours,
         images=len(store),
         features=store.code_length - settings.neighbours,
@@ -60,6 +60,7 @@ def _of_run(run: RunFolder) -> PlanConfig:
         family=settings.family,
         imbalance=float(settings.count * (sizes**2).sum() / sizes.sum() ** 2),
         minimum_batch=settings.minimum_batch,
+        deadline_days=settings.deadline_days,
     )
 
 
@@ -78,7 +79,14 @@ def _parsed(values: dict[str, Any], overrides: Sequence[str]) -> PlanConfig:
     try:
         config: PlanConfig = recipe_adapter(PlanConfig).validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"--set {place}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise ValueError(_first_error(error, overrides)) from error
     return config
+
+
+def _first_error(error: ValidationError, overrides: Sequence[str]) -> str:
+    """Say what was wrong first: of one key with its value, or of several keys together."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return f"{' '.join(f'--set {override}' for override in overrides)}: {message}"
+    return f"--set {first['loc'][0]}: {message}, got {first['input']!r}"

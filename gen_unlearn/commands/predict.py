@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,16 +20,17 @@ from gen_unlearn.progress import progress_bar
 from gen_unlearn.report.votes import ShownPrediction, ShownVoter, draw_votes, percent
 from gen_unlearn.repro import ids_from_hex, ids_to_hex
 from gen_unlearn.runs import RunFolder
+from gen_unlearn.words import counted
 
 IMAGES_PER_SHEET = 20
 MOST_SHOWN = 24
 """Exemplars that a sheet shows of one image at most."""
 
 NO_PICTURES = {
-    "parametric": "a parametric classifier has no exemplars that vote; votes.png is left out",
-    "adapter-ensemble": "the adapters of an ensemble answer, not exemplars; votes.png is left out",
+    "parametric": "a parametric classifier has no exemplars that vote",
+    "adapter-ensemble": "the adapters of an ensemble answer, not exemplars",
 }
-"""Kind of a classifier -> why there are no pictures of votes."""
+"""Kind of a classifier -> why nobody votes, and there are no pictures of it."""
 
 NO_ANSWER = "no adapter answers"
 
@@ -111,8 +113,9 @@ def write_predictions(
 ) -> list[Path]:
     """Write ``predictions.csv`` and, if exemplars voted, ``votes.png``, ``votes_2.png`` and so on.
 
-    A sheet shows 20 images, and 24 exemplars of each at most. Sheets of an earlier call are replaced, so that
-    none shows what was deleted since.
+    Where the class alone is told, the columns of probabilities are empty. A sheet shows 20 images, and 24
+    exemplars of each at most. Sheets of an earlier call are replaced, so that none shows what was deleted
+    since.
 
     Args:
         run: what classified the images.
@@ -129,8 +132,9 @@ def write_predictions(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "class", "probability", *names])
     for one in predictions:
-        best, *shares = (f"{share:.6g}" for share in (one.probability, *one.all_probabilities))
-        writer.writerow([one.name, one.class_name, best, *shares])
+        numbers = (one.probability, *one.all_probabilities)
+        told = ["" if one.label_only else f"{number:.6g}" for number in numbers]
+        writer.writerow([one.name, one.class_name, *told])
     write_text(out / "predictions.csv", text.getvalue().encode("utf-8", "backslashreplace").decode())
     written = [out / "predictions.csv"]
     voted = run.recipe.model.kind not in NO_PICTURES
@@ -151,7 +155,7 @@ def write_predictions(
 def table(predictions: Sequence[Prediction]) -> str:
     """Return a line for each image: file, class, probability, what came second.
 
-    While an adapter is held back, the probability is left out: it would say nothing.
+    The probability is left out where no adapter answers, or while the class alone is told.
     """
     wide = min(60, max(len(one.name) for one in predictions))
     wide_class = min(30, max(len(one.class_name or NO_ANSWER) for one in predictions))
@@ -160,18 +164,50 @@ def table(predictions: Sequence[Prediction]) -> str:
         second = "".join(f"  (runner-up {name}, {percent(share)})" for name, share in one.probabilities[1:2])
         lines.append(
             f"{one.name:<{wide}}  {one.class_name or NO_ANSWER:<{wide_class}}  "
-            f"{'' if one.label_only else percent(one.probability):>7}{second}"
+            f"{percent(one.probability) if one.class_name and not one.label_only else '':>7}{second}".rstrip()
         )
     return "\n".join(lines)
 
 
-def note_of_held_back(predictions: Sequence[Prediction]) -> tuple[str, ...]:
-    """Say that the class alone is told, if it is."""
-    note = (
-        "label-only: adapters are held back until more of them has changed, so classes are told without "
-        "their probabilities"
-    )
-    return (note,) if any(one.label_only for one in predictions) else ()
+def notes_of(
+    run: RunFolder, predictions: Sequence[Prediction], pictures: bool, voters: int | None
+) -> list[str]:
+    """Return what a reader of predictions has to know.
+
+    Args:
+        run: what classified the images.
+        predictions: of the images.
+        pictures: whether pictures of votes were asked for.
+        voters: how many voters were asked for; `None` if nothing was said.
+    """
+    kind = run.recipe.model.kind
+    notes = []
+    if kind in NO_PICTURES:
+        notes += [f"{NO_PICTURES[kind]}; votes.png is left out"] if pictures else []
+        notes += [f"{NO_PICTURES[kind]}; --voters is ignored"] if voters is not None else []
+    if run.is_ensemble:
+        notes += _notes_of_adapters(run, any(one.label_only for one in predictions))
+    return notes
+
+
+def _notes_of_adapters(run: RunFolder, label_only: bool) -> list[str]:
+    """Say which adapters do not answer, and until when the class alone is told."""
+    config, waiting = run.classifier_config.model.adapters, len(run.adapter_folder().waiting)
+    notes = []
+    if waiting:
+        verbs = "waits to be rebuilt and does not" if waiting == 1 else "wait to be rebuilt and do not"
+        notes.append(
+            f"{waiting:,} of {counted(config.count, 'adapter')} {verbs} answer: "
+            f"gen-unlearn forget {shlex.quote(str(run.path))} --rebuild"
+        )
+    if label_only:
+        until = run.held_back(config.release).until(config.release)
+        notes.append(
+            "label-only: adapters are held back until more of them has changed"
+            f"{'' if until is None else f', or until {until} at the latest'}, so classes are told without "
+            "their probabilities; to see these all the same: --set model.adapters.minimum_batch=1"
+        )
+    return notes
 
 
 def _sheet_path(out: Path, number: int) -> Path:

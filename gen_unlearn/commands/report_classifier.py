@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from gen_unlearn.report.classifier_page import ClassifierContent, VotesView
 from gen_unlearn.report.votes import ShownPrediction, draw_votes, percent
 from gen_unlearn.repro import keyed_order
 from gen_unlearn.runs import RunFolder
+from gen_unlearn.words import counted
 
 IMAGES_SHOWN = 8
 """Images with their votes at most."""
@@ -24,6 +26,9 @@ IMAGES_SHOWN = 8
 _OF_DELETED_CLASSES = 3
 _VOTERS = 6
 _FEW_CLASSES = 4
+
+_WITHOUT_VOTES = ("batch_size",)
+"""Settings of a prediction that matter where no exemplar votes."""
 
 _WHO_VOTES = {
     "prototypes": "prototypes: one mean key per class",
@@ -64,14 +69,23 @@ def collect_classifier(run: RunFolder, card: Scorecard, show_deleted: bool = Fal
         summary=_summary(run, card, exemplars),
         captions=_captions(run, card),
         exemplars=exemplars,
+        held="images" if run.is_ensemble else "exemplars",
         votes=votes,
         deleted_votes=deleted,
         deleted_total=sum(receipt.removed for receipt in receipts),
-        scorecard=card,
+        scorecard=replace(card, protocol=_protocol_used(run, card.protocol)),
         receipts=receipts,
         recipe_yaml=run.classifier_config.to_yaml(),
         recipe_digest=run.manifest.recipe_digest,
     )
+
+
+def _protocol_used(run: RunFolder, protocol: dict[str, Any]) -> dict[str, Any]:
+    """Leave out how exemplars vote where none does."""
+    if run.recipe.model.kind == "semi-parametric":
+        return protocol
+    used = {key: value for key, value in protocol["prediction"].items() if key in _WITHOUT_VOTES}
+    return protocol | {"prediction": used}
 
 
 def class_turn(labels: np.ndarray) -> np.ndarray:
@@ -179,14 +193,14 @@ def _title(run: RunFolder, card: Scorecard) -> str:
     classes = card.protocol["forgotten_classes"]
     of_classes = sum(receipt.removed_per_class.get(name, 0) for receipt in receipts for name in classes)
     if not classes:
-        what = _images(removed)
+        what = counted(removed, "image")
     elif len(classes) > _FEW_CLASSES:
         what = f"{len(classes)} classes"
     else:
         listed = " and ".join(filter(None, [", ".join(classes[:-1]), classes[-1]]))
         what = f"{'Class' if len(classes) == 1 else 'Classes'} {listed}"
     if classes and removed > of_classes:
-        what += f" and {removed - of_classes} other images"
+        what += f" and {counted(removed - of_classes, 'other image')}"
     return f"{what} deleted from {kind}"
 
 
@@ -200,7 +214,7 @@ def _headline(run: RunFolder) -> str:
             "Its classes are in its weights: images cannot be deleted, it has to be retrained without them."
         )
     return (
-        f"{_images(sum(receipt.removed for receipt in receipts))} deleted in {_milliseconds(run)}. "
+        f"{counted(sum(receipt.removed for receipt in receipts), 'image')} deleted in {_milliseconds(run)}. "
         f"Level of the promise: {_levels(run)}."
     )
 
@@ -220,10 +234,13 @@ def _summary(run: RunFolder, card: Scorecard, exemplars: dict[str, int]) -> tupl
             ("Exemplars left per class", per_class(exemplars)),
         ]
     if receipts:
-        requests = f"{len(receipts)} {'request' if len(receipts) == 1 else 'requests'}"
         removed = sum(receipt.removed for receipt in receipts)
         facts += [
-            ("Deleted", f"{_images(removed)} in {requests}; {receipts[-1].remaining:,} remain"),
+            (
+                "Deleted",
+                f"{counted(removed, 'image')} in {counted(len(receipts), 'request')}; "
+                f"{receipts[-1].remaining:,} {'remains' if receipts[-1].remaining == 1 else 'remain'}",
+            ),
             ("Classes deleted", ", ".join(card.protocol["forgotten_classes"]) or "none whole"),
             ("Level", _levels(run)),
         ]
@@ -255,10 +272,6 @@ def _captions(run: RunFolder, card: Scorecard) -> dict[str, str]:
 
 def _retrained(models: int, text: str) -> str:
     return text if models == 1 else f"{text}: the mean of {models} models of different training seeds"
-
-
-def _images(count: int) -> str:
-    return f"{count:,} {'image' if count == 1 else 'images'}"
 
 
 def _levels(run: RunFolder) -> str:

@@ -76,6 +76,12 @@ def train(
     return run
 
 
+def is_trained(out: Path) -> bool:
+    """Tell whether a folder holds a run whose training is complete."""
+    run = RunFolder(out)
+    return run.manifest_path.exists() and run.manifest.training is not None
+
+
 def starting_weights(config: Recipe) -> str | None:
     """Return the SHA-256 of the weights that a recipe names to start from, as they are now.
 
@@ -151,11 +157,38 @@ def deleted_from(paths: Sequence[Path]) -> tuple[Tombstones, RunFolder]:
 
 
 def describe(run: RunFolder) -> dict[str, Any]:
-    """Return the facts of a trained run, for people and for ``--json``."""
+    """Return the facts of a trained run, for people and for ``--json``.
+
+    The loss of an ensemble whose encoder was given, and not trained, is `None`.
+    """
     manifest = run.manifest
     if manifest.training is None:
         raise ValueError(f"training of {run.path} is not complete")
-    return {"run": str(run.path), "recipe": manifest.recipe_digest, "without": manifest.without} | {
+    facts = {"run": str(run.path), "recipe": manifest.recipe_digest, "without": manifest.without} | {
         f"{'seconds_train' if name == 'seconds' else name}": value
         for name, value in asdict(manifest.training).items()
     }
+    encoder = given_encoder(run)
+    return facts if encoder is None else facts | {"loss": None, "encoder": encoder}
+
+
+def given_encoder(run: RunFolder) -> str | None:
+    """Return where the encoder of an ensemble came from, if its weights were given; else `None`."""
+    return run.classifier_config.model.encoder.weights if run.is_ensemble else None
+
+
+def summary(facts: dict[str, Any], before: bool) -> str:
+    """Say in a line what came of a training.
+
+    Args:
+        facts: as `describe` gives them.
+        before: whether the run was trained already, and nothing was done.
+    """
+    took = f"{facts['seconds_train']:.0f} s"
+    if facts["loss"] is None:
+        ended = f"encoder taken from {facts['encoder']}, not trained: training.* says nothing here"
+    else:
+        ended = f"loss {facts['loss']:.4f}"
+    if before:
+        return f"{facts['run']} is trained already: it took {took}, {ended}"
+    return f"trained {facts['run']} in {took}, {ended}"

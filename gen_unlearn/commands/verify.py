@@ -8,17 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from accelerate.utils import broadcast_object_list
 
-from gen_unlearn.commands.ensemble_changes import require_ensemble
+from gen_unlearn.changes import refuse_links
+from gen_unlearn.commands import verify_ensemble
 from gen_unlearn.commands.fit import fit, fit_classifier
 from gen_unlearn.commands.trained_classifier import TrainedClassifier, encode_again, threads_of_training
 from gen_unlearn.commands.trained_ensemble import TrainedEnsemble
-from gen_unlearn.commands.verify_ensemble import (
-    check_adapters,
-    replay_adapters,
-    replay_sample,
-    save_replayed,
-)
 from gen_unlearn.config import RunConfig
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplars import ExemplarStore
@@ -29,6 +25,8 @@ from gen_unlearn.repro import ID_BYTES, digest_arrays, id_keys, ids_to_hex
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.shards import Rows, row_keys, sha256
 
+_MOST_ATTEMPTS = 5
+
 
 @dataclass(frozen=True)
 class Check:
@@ -38,11 +36,13 @@ class Check:
         name: what was checked.
         problem: what is wrong; empty if nothing is.
         detail: what was found.
+        skipped: whether it was not done; the detail says why.
     """
 
     name: str
     problem: str = ""
     detail: str = ""
+    skipped: bool = False
 
     @property
     def passed(self) -> bool:
@@ -55,7 +55,8 @@ class Check:
         return self.problem or self.detail
 
     def __str__(self) -> str:
-        return f"{'ok     ' if self.passed else 'FAILED '} {self.name}: {self.said}"
+        verdict = "skipped" if self.skipped else "ok     " if self.passed else "FAILED "
+        return f"{verdict} {self.name}: {self.said}"
 
 
 def verify(run: RunFolder) -> list[Check]:
@@ -72,7 +73,7 @@ def verify(run: RunFolder) -> list[Check]:
         if run.has_exemplars:
             checks.append(_check("exemplars", lambda: _exemplars(run)))
         if run.is_ensemble:
-            checks.append(_check("adapters", lambda: check_adapters(run)))
+            checks.append(_check("adapters", lambda: verify_ensemble.check_adapters(run)))
         return checks
 
 
@@ -90,20 +91,43 @@ def replay(run: RunFolder, sample: int | None = None) -> list[Check]:
         ValueError: there are no exemplars, or no adapters to choose from.
     """
     if sample is not None:
-        require_ensemble(run)
-        return [_check(f"replay of a sample of {sample}", lambda: replay_sample(run, sample))]
-    if not run.has_exemplars:
+        verify_ensemble.require_sample(run, sample)
+    elif not run.has_exemplars:
         raise ValueError(f"{run.path} has no exemplars: nothing was deleted from it that could be replayed")
+    for _ in range(_MOST_ATTEMPTS):
+        before = _settled_head(run)
+        checks = _replay(run, sample)
+        if _settled_head(run) == before:
+            return checks
+    problem = f"the run changed {_MOST_ATTEMPTS} times while it was replayed; try again later"
+    return [Check("replay", problem=problem)]
+
+
+def _settled_head(run: RunFolder) -> str:
+    """Return the head of the ledger while no change is in progress, the same in all processes."""
+    state, head = process_state(), [""]
+    if state.is_main_process:
+        with run.change.settled():
+            head = [run.ledger.head]
+    if state.num_processes > 1:
+        broadcast_object_list(head)
+    return head[0]
+
+
+def _replay(run: RunFolder, sample: int | None) -> list[Check]:
+    """Replay a run once; a change that comes in between can make it fail."""
+    if sample is not None:
+        return [_check(f"replay of a sample of {sample}", lambda: verify_ensemble.replay_sample(run, sample))]
     checks = [_check("replay of the exemplars", lambda: _replay_exemplars(run))]
     if run.is_ensemble:
-        checks.append(_check("replay of the adapters", lambda: replay_adapters(run)))
+        checks.append(_check("replay of the adapters", lambda: verify_ensemble.replay_adapters(run)))
     if process_state().num_processes > 1:
         skipped = "not done: training runs in one process"
-        return [*checks, Check("replay of the whole pipeline", detail=skipped)]
+        return [*checks, Check("replay of the whole pipeline", detail=skipped, skipped=True)]
     if run.recipe.core.mode == "public":
         return [*checks, _check("replay of the whole pipeline", lambda: _replay_pipeline(run))]
     skipped = "not done: the core is joint, so the weights were fit on the deleted images (exemplar-only)"
-    return [*checks, Check("replay of the weights", detail=skipped)]
+    return [*checks, Check("replay of the weights", detail=skipped, skipped=True)]
 
 
 def _check(name: str, work: Callable[[], str]) -> Check:
@@ -148,6 +172,7 @@ def _unchanging_files(run: RunFolder) -> str:
 
 
 def _exemplars(run: RunFolder) -> str:
+    refuse_links([run.path, run.model_path, run.exemplars_path])
     folder, ledger = run.exemplar_folder(), run.ledger
     folder.verify()
     last = ledger.entries[-1]
@@ -186,7 +211,7 @@ def _replay_pipeline(run: RunFolder) -> str:
             trained, _ = fit_classifier(run.recipe, core, data, description="replay")
             whole = _completed(trained, missing)
             if isinstance(whole, TrainedEnsemble):
-                save_replayed(run, whole, Path(scratch))
+                verify_ensemble.save_replayed(run, whole, Path(scratch))
             else:
                 whole.save_pretrained(Path(scratch))
         return _compare_replayed(run, Path(scratch), run.model_path, missing)
@@ -243,7 +268,7 @@ def _compare_replayed(run: RunFolder, rebuilt: Path, kept: Path, missing: Rows) 
     try:
         found = _compare(rebuilt, kept)
     except ValueError as error:
-        raise ValueError(f"{error}{run.manifest.environment_note}") from error
+        raise ValueError(f"{error}{run.environment_note}") from error
     count = len(missing.ids)
     noun, are = ("exemplar", "was") if count == 1 else ("exemplars", "were")
     return found + (f"; {count} {noun} {are} not rebuilt: the source does not have them" if count else "")

@@ -19,14 +19,15 @@ from gen_unlearn.adapters.family import AdapterFamily, AdapterState
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.release import HeldBack
 from gen_unlearn.adapters.routing import members_of, route
-from gen_unlearn.atomic import write_text
-from gen_unlearn.commands.ensemble_changes import recipe_of
+from gen_unlearn.atomic import write_undated
+from gen_unlearn.changes import refuse_links
+from gen_unlearn.commands.ensemble_changes import recipe_of, require_ensemble
 from gen_unlearn.commands.trained_ensemble import TrainedEnsemble
 from gen_unlearn.indexed_images import first_few
 from gen_unlearn.processes import process_state
 from gen_unlearn.run_paths import RunPaths
 from gen_unlearn.runs import RunFolder
-from gen_unlearn.shards import SUMS, parse_sums
+from gen_unlearn.shards import SUMS, parse_sums, sha256
 
 _CONFIDENCE = 0.95
 
@@ -37,6 +38,7 @@ def check_adapters(run: RunFolder) -> str:
     Raises:
         ValueError: something is not as it should be.
     """
+    refuse_links([run.path, run.model_path, run.adapters_path])
     folder, recipe = run.adapter_folder(), recipe_of(run)
     folder.verify()
     records, routes = Records.of_rows(run.exemplar_folder().all_rows(pixels=False), recipe.shape.features)
@@ -66,7 +68,14 @@ def replay_adapters(run: RunFolder) -> str:
         ValueError: a file differs.
     """
     count = _require_equal(run, run.adapter_folder().files)
-    return f"{count} files, SHA-256 equal{run.manifest.environment_note}"
+    return f"{count} files, SHA-256 equal{run.environment_note}"
+
+
+def require_sample(run: RunFolder, count: int) -> None:
+    """Raise a ValueError unless a run has adapters, and a sample of them at least one."""
+    require_ensemble(run)
+    if count < 1:
+        raise ValueError(f"expected a sample of at least 1 adapter, got {count}; or leave it out for all")
 
 
 def replay_sample(run: RunFolder, count: int) -> str:
@@ -79,18 +88,20 @@ def replay_sample(run: RunFolder, count: int) -> str:
     Raises:
         ValueError: a file differs, or a count below 1.
     """
-    if count < 1:
-        raise ValueError(f"expected a sample of at least 1 adapter, got {count}")
+    require_sample(run, count)
     listed = list(run.adapter_folder().files)
     chosen = [secrets.SystemRandom().sample(listed, min(count, len(listed)))]
     if process_state().num_processes > 1:
         broadcast_object_list(chosen)
-    _require_equal(run, chosen[0])
-    share = 1 - (1 - _CONFIDENCE) ** (1 / count)
+    drawn = _require_equal(run, chosen[0])
+    if drawn == len(listed):
+        said = f"all {drawn} files, SHA-256 equal" if drawn else "no adapter has members: nothing to replay"
+        return f"{said}{run.environment_note}"
+    share = 1 - (1 - _CONFIDENCE) ** (1 / drawn)
     return (
-        f"{len(chosen[0])} of {len(listed)} files, chosen at random, SHA-256 equal; if a fraction f of the "
-        f"adapters were false, this had noticed with probability 1 - (1 - f)^{count}, {_CONFIDENCE:.0%} for "
-        f"f = {share:.2%}{run.manifest.environment_note}"
+        f"{drawn} of {len(listed)} files, chosen at random, SHA-256 equal; if a fraction f of the "
+        f"adapters were false, this had noticed with probability 1 - (1 - f)^{drawn}, {_CONFIDENCE:.0%} for "
+        f"f = {share:.2%}{run.environment_note}"
     )
 
 
@@ -101,11 +112,12 @@ def _require_equal(run: RunFolder, adapters: Iterable[int]) -> int:
     sizes = {adapter: folder.sizes[adapter] for adapter in fitted}
     with tempfile.TemporaryDirectory() as scratch:
         sums = save_as_masked(recipe.family, fitted, sizes, folder.waiting, Path(scratch) / "adapters")
-    kept = {folder.files[adapter].name for adapter in chosen}
-    wrong = sorted(kept - {name for name in sums if folder.sums.get(name) == sums[name]})
+    names = [folder.files[adapter].name for adapter in chosen]
+    kept = {name: sha256((folder.path / name).read_bytes()) for name in names}
+    wrong = sorted(name for name in names if sums.get(name) != kept[name])
     if wrong:
         raise ValueError(
-            f"{len(wrong)} of {len(chosen)} files differ: {first_few(wrong)}{run.manifest.environment_note}"
+            f"{len(wrong)} of {len(chosen)} files differ: {first_few(wrong)}{run.environment_note}"
         )
     return len(chosen)
 
@@ -141,5 +153,5 @@ def save_as_masked(
     }
     path.mkdir()
     change = stage_adapters(AdapterFolder(path, {}), kept, path)
-    write_text(path / SUMS, change.sums)
+    write_undated(path / SUMS, change.sums.encode())
     return parse_sums(change.sums, str(path))

@@ -188,7 +188,7 @@ def _reconstruction(target: Target, setting: _Setting) -> Measure | str:
         rates[best],
         f"How often a deleted image is ranked first among {CANDIDATES} candidates by who has an adapter "
         f"before and after {_deletions(setting.batch)}, and the public images: the highest rate of "
-        f"{len(rates)} attacks, {setting.trials} random adapters and deletions each. The other candidates are "
+        f"{len(rates)} attacks, {setting.trials} random adapters and deletions each. The others are "
         f"{setting.others}. {_reading(setting)} The p-value is that of so high a rate by chance, times "
         f"{len(rates)} for as many attacks.",
         1 / CANDIDATES,

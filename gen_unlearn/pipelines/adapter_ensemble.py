@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from gen_unlearn.adapters.family import WEIGHTS, AdapterState, Subtractable
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.release import HeldBack, ReleaseConfig, label_only
-from gen_unlearn.adapters.routing import members_of, route
+from gen_unlearn.adapters.routing import route
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.exemplar_keys import BLOCK
@@ -29,8 +29,6 @@ from gen_unlearn.models.backbone import AdapterBackbone
 from gen_unlearn.pipelines.prediction import PredictionConfig
 from gen_unlearn.processes import process_state
 from gen_unlearn.run_paths import RunPaths
-
-_MOST_ATTEMPTS = 10
 
 
 class Classified(NamedTuple):
@@ -237,25 +235,32 @@ def load_ensemble_pipeline(
     return pipeline
 
 
-def load_ensemble(folder: Path, config: ClassifierRunConfig) -> AdapterEnsemble:
+def load_ensemble(
+    folder: Path, config: ClassifierRunConfig, belong: Callable[[str, str], bool]
+) -> AdapterEnsemble | None:
     """Load an adapter ensemble with its records from the model folder of a run, to delete from it in memory.
 
+    Args:
+        folder: the model folder.
+        config: the recipe.
+        belong: tells by their digests whether what was read of records and adapters is one state.
+
+    Returns:
+        The ensemble; `None` if a change came between reading the records and the adapters.
+
     Raises:
-        ValueError: records and adapters do not belong together, or a file is missing or was changed.
+        ValueError: a file is missing or was changed.
     """
     _, recipe = load_backbone(folder, config)
-    for _ in range(_MOST_ATTEMPTS):  # A change may come between reading the records and the adapters.
-        rows = ExemplarFolder.read(
-            folder / RunPaths.exemplars_name, lambda stored: stored.all_rows(pixels=False)
-        )
-        sizes, states = AdapterFolder.read(folder / RunPaths.adapters_name, _everything)
-        records, routes = Records.of_rows(rows, recipe.shape.features)
-        members = members_of(routes, len(recipe.keys))
-        if sizes == {adapter: len(part) for adapter, part in enumerate(members) if len(part)}:
-            return AdapterEnsemble(recipe, records, routes, states)
-    raise ValueError(
-        f"the adapters in {folder} are not those of its records; see: gen-unlearn verify {folder.parent}"
+    rows, exemplars = ExemplarFolder.read(
+        folder / RunPaths.exemplars_name, lambda stored: (stored.all_rows(pixels=False), stored.digest)
     )
+    states, adapters = AdapterFolder.read(
+        folder / RunPaths.adapters_name, lambda stored: (_everything(stored), stored.digest)
+    )
+    if not belong(exemplars, adapters):
+        return None
+    return AdapterEnsemble(recipe, *Records.of_rows(rows, recipe.shape.features), states)
 
 
 def _serving(folder: Path, recipe: EnsembleRecipe) -> dict[int, AdapterState]:
@@ -264,6 +269,6 @@ def _serving(folder: Path, recipe: EnsembleRecipe) -> dict[int, AdapterState]:
     return AdapterFolder.read(folder, lambda stored: stored.serving(names))
 
 
-def _everything(stored: AdapterFolder) -> tuple[dict[int, int], dict[int, AdapterState]]:
+def _everything(stored: AdapterFolder) -> dict[int, AdapterState]:
     states = {adapter: stored.state(adapter) for adapter in stored.files}
-    return stored.sizes, {adapter: state for adapter, state in states.items() if state is not None}
+    return {adapter: state for adapter, state in states.items() if state is not None}

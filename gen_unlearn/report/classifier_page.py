@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from PIL import Image
 
@@ -19,9 +20,14 @@ from gen_unlearn.report.states import States, measure_suffix
 _READINGS = {
     "forget": "Forgetting means the accuracy of the oracle, which never saw them and may still be right "
     "about them. Lower is not better.",
-    "forget_class_test": "0 where exemplars vote: a class without an exemplar is never predicted.",
 }
 """Set of images -> what its accuracy should be."""
+
+_OF_DELETED_CLASSES = {
+    "exemplars": "0 where exemplars vote: a class without an exemplar is never predicted.",
+    "images": "Near 0: no adapter that answers was fit on an image of such a class.",
+}
+"""What a model holds -> what the accuracy on held-out images of deleted classes should be."""
 
 _FLOORS = "what retraining without the deleted images gives"
 _FLOORS_OF_ATTACKS = f"{_FLOORS}; of an attack, what guessing gives"
@@ -57,6 +63,7 @@ class ClassifierContent:
         summary: facts as pairs of name and text.
         captions: state -> what it is, in the order of the columns.
         exemplars: class name -> exemplars that are left; empty for a parametric classifier.
+        held: what these are called: exemplars, or images of an adapter ensemble, where none votes.
         votes: held-out images and who voted for them.
         deleted_votes: deleted images and what they are classified as now.
         deleted_total: how many images were deleted in all.
@@ -78,6 +85,7 @@ class ClassifierContent:
     receipts: tuple[DeletionReceipt, ...]
     recipe_yaml: str
     recipe_digest: str
+    held: Literal["exemplars", "images"] = "exemplars"
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def render_classifier_report(content: ClassifierContent) -> str:
             shared_sections(card, content.receipts, states),
             content=content,
             gaps=gap_groups(card, states),
-            accuracies=accuracy_rows(card, content.captions),
+            accuracies=accuracy_rows(card, content.captions, _OF_DELETED_CLASSES[content.held]),
             never=never_predicted(card),
             attacks=attacks,
             floors_are=_FLOORS_OF_ATTACKS if attacks else _FLOORS,
@@ -117,14 +125,23 @@ def render_classifier_report(content: ClassifierContent) -> str:
     )
 
 
-def accuracy_rows(scorecard: Scorecard, states: Mapping[str, str]) -> list[AccuracyRow]:
-    """Sort the measures ``accuracy_<set>_<state>`` into a row for each set."""
+def accuracy_rows(
+    scorecard: Scorecard, states: Mapping[str, str], of_deleted_classes: str = ""
+) -> list[AccuracyRow]:
+    """Sort the measures ``accuracy_<set>_<state>`` into a row for each set.
+
+    Args:
+        scorecard: the measures.
+        states: the columns.
+        of_deleted_classes: what the accuracy on held-out images of deleted classes should be.
+    """
+    readings = _READINGS | {"forget_class_test": of_deleted_classes}
     measures = {measure.name: measure for measure in scorecard.measures if math.isfinite(measure.value)}
     sizes, rows = scorecard.protocol.get("images", {}), []
     for name, heading in SETS.items():
         cells = tuple((state, measures.get(f"accuracy_{name}_{measure_suffix(state)}")) for state in states)
         if any(measure is not None for _, measure in cells):
-            rows.append(AccuracyRow(heading, sizes.get(name), _READINGS.get(name, ""), cells))
+            rows.append(AccuracyRow(heading, sizes.get(name), readings.get(name, ""), cells))
     return rows
 
 

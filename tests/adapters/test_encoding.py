@@ -11,7 +11,7 @@ from command_line import CONFIGS
 
 from gen_unlearn.adapters.encoding import block_codes, encode_records, ensemble_recipe, set_public_statistics
 from gen_unlearn.adapters.families import AdaptersConfig
-from gen_unlearn.adapters.records import STEPS, Records
+from gen_unlearn.adapters.records import LARGEST_CODE, STEPS, Records
 from gen_unlearn.adapters.ridge import RidgeHeads
 from gen_unlearn.adapters.routing import route
 from gen_unlearn.classifier_config import ClassifierRunConfig
@@ -138,6 +138,18 @@ def test_far_images_are_cut_off_and_it_is_said(
     assert found.codes is not None
     assert np.abs(found.codes.astype(int)).max() == 32767
     assert f"of {COUNT - 1} images" in capsys.readouterr().err
+
+
+def test_images_that_are_cut_off_are_counted_and_no_filling(
+    backbone: AdapterBackbone, data: IndexedImages
+) -> None:
+    tight = bare()
+    tight.load_state_dict(backbone.state_dict())
+    tight.deviation.div_(1000)
+    for count in (1, 5, 64):
+        codes, cut_off = block_codes(tight, data.images[np.arange(count)])
+        assert cut_off == (np.abs(codes) == LARGEST_CODE).any(axis=1).sum() > 0
+    assert block_codes(backbone, data.images[np.arange(5)])[1] == 0
 
 
 def test_a_recipe_of_an_ensemble(backbone: AdapterBackbone) -> None:

@@ -25,7 +25,7 @@ from gen_unlearn.adapters.routing import public_keys, route
 from gen_unlearn.adapters.sgd import SgdHeads
 from gen_unlearn.forget import ForgetSet
 
-SMALL = PlanConfig(adapters=40, neighbours=4, images=400, features=6, classes=3)
+SMALL = PlanConfig(count=40, neighbours=4, images=400, features=6, classes=3)
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,7 @@ def test_expected_visits_are_the_mean_over_deletions_of_single_images() -> None:
     public, records, _ = digits_problem()
     keys = public_keys(public.codes, public.ids, 50, "public-samples", 0)
     routes = route(records.codes, keys, 5)
-    config = replace(
-        SMALL, adapters=50, neighbours=5, images=len(records), imbalance=imbalance_of(routes, 50)
-    )
+    config = replace(SMALL, count=50, neighbours=5, images=len(records), imbalance=imbalance_of(routes, 50))
     family = SgdHeads(epochs=3)
     counted = [change_of(routes, np.array([row]), 50, family).visits for row in range(len(records))]
     itself = 5 * 3  # A deleted image is not read again by its own adapters.
@@ -97,7 +95,7 @@ def test_imbalance_is_one_for_equal_adapters() -> None:
 
 
 def test_an_ensemble_is_cheaper_than_shards_from_the_square_of_neighbours_on() -> None:
-    config = replace(SMALL, adapters=1000, neighbours=10, images=50000, imbalance=2.0)
+    config = replace(SMALL, count=1000, neighbours=10, images=50000, imbalance=2.0)
     planned = plan(config)
     assert planned.shards_beaten == 5
     assert planned.visits == 50000 / planned.shards_beaten
@@ -120,21 +118,48 @@ def test_time_grows_with_what_is_touched() -> None:
     assert planned.touched > 4
 
 
-def test_says_how_long_a_minimum_batch_takes() -> None:
-    planned = plan(replace(SMALL, minimum_batch=20, requests_per_day=5))
-    assert planned.days_to_release == 40  # Half a deletion per adapter and day.
+@pytest.mark.parametrize(
+    ("minimum_batch", "requests", "days", "said"),
+    [
+        (20, 10.0, 19.0, "20 per adapter, reached after 19 days"),  # One deletion per adapter and day.
+        (2, 10.0, 1.0, "2 per adapter, reached after 1 day"),
+        (20, 5.0, 30.0, "20 per adapter, reached after 38 days; the deadline of 30 days decides"),
+        (41, 5.0, 30.0, "41 per adapter, never reached: adapters have 40 members; the deadline of 30 days "
+         "decides"),
+        (1, 5.0, 0.0, "1 per adapter, nothing is held back"),
+    ],
+)  # fmt: skip
+def test_says_how_long_a_minimum_batch_takes(
+    minimum_batch: int, requests: float, days: float, said: str
+) -> None:
+    planned = plan(replace(SMALL, minimum_batch=minimum_batch, requests_per_day=requests))
+    assert planned.days_to_release == days
     assert planned.level == "bit-exact"
-    assert planned.rows()["minimum batch"] == "20 per adapter, after 40 days"
+    assert planned.rows()["minimum batch"] == said
+
+
+def test_a_deadline_of_no_days_holds_nothing_back() -> None:
+    planned = plan(replace(SMALL, minimum_batch=20, deadline_days=0.0))
+    assert planned.rows()["minimum batch"] == "20 per adapter, nothing is held back"
+
+
+def test_numbers_are_written_for_people() -> None:
+    rows = replace(plan(SMALL), ledger_bytes=1_140_000_000, adapters_bytes=999_700).rows()
+    assert (rows["ledger"], rows["adapters on disk"]) == ("1.14 GB", "1 MB")
+    assert rows["touched"].endswith(" by 1 deletion")
+    few = replace(plan(replace(SMALL, batch=2)), ledger_bytes=999).rows()
+    assert (few["ledger"], few["touched"].partition(" by ")[2]) == ("999 B", "2 deletions at once")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"images": 0}, "expected images of at least 1, got 0"),
-        ({"neighbours": 41}, r"expected neighbours of at most adapters \(40\), got 41"),
+        ({"neighbours": 41}, r"expected neighbours of at most count \(40\), got 41"),
         ({"batch": 401}, r"expected batch of at most images \(400\), got 401"),
-        ({"imbalance": 0.9}, "expected imbalance from 1 to adapters"),
-        ({"imbalance": float("nan")}, "expected imbalance from 1 to adapters"),
+        ({"imbalance": 0.9}, "expected imbalance from 1 to count"),
+        ({"imbalance": float("nan")}, "expected imbalance from 1 to count"),
+        ({"deadline_days": -1.0}, "expected adapters.deadline_days from 0 to 36500, got -1"),
         ({"requests_per_day": 0.0}, "expected requests_per_day above 0"),
     ],
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from small_ensembles import random_records
 
+from gen_unlearn.adapters import records
 from gen_unlearn.adapters.records import Records, quantise
 from gen_unlearn.shards import Rows
 
@@ -91,3 +93,13 @@ def test_columns_of_other_kinds_are_refused(column: str, value: np.ndarray) -> N
     Records(**columns)
     with pytest.raises(ValueError, match="expected codes int16"):
         Records(**{**columns, column: value})
+
+
+def test_the_largest_code_has_one_name() -> None:
+    folder = Path(records.__file__).parent
+    found = {path.name: path.read_text(encoding="utf-8").count(" 32767\n") for path in folder.glob("*.py")}
+    assert {name for name, count in found.items() if count} == {"records.py", "routing.py"}, (
+        "LARGEST_CODE and MOST_ADAPTERS"
+    )
+    literal = [path.name for path in folder.glob("*.py") if "-32767" in path.read_text(encoding="utf-8")]
+    assert literal == []

@@ -137,10 +137,20 @@ def test_weights_are_in_rows_in_memory() -> None:
     assert fit(LAPACK, random_records(10))["weights"].flags.c_contiguous
 
 
-@pytest.mark.parametrize("penalty", [0.0, -1.0, float("nan"), float("inf")])
-def test_the_penalty_is_a_positive_number(penalty: float) -> None:
-    with pytest.raises(ValueError, match="expected penalty above 0"):
+@pytest.mark.parametrize("penalty", [0.0, -1.0, 1e-12, 9e-7, float("nan"), float("inf")])
+def test_the_penalty_is_a_number_that_is_not_too_small(penalty: float) -> None:
+    with pytest.raises(ValueError, match=r"expected penalty of at least 1e-06, got .*; 100 is a good start"):
         RidgeHeads(penalty)
+    assert RidgeHeads(1e-6).penalty == 1e-6
+
+
+@pytest.mark.parametrize("solver", ["lapack", "portable"])
+def test_sums_that_are_not_positive_with_the_penalty_are_refused(solver: Solver) -> None:
+    once = LAPACK.update(None, random_records(30, 64), 1, HeadShape(64, 4))
+    often = {name: array << 36 for name, array in once.items()}  # As if each record were there so often.
+    with pytest.raises(ValueError, match=r"with penalty 1e-06; raise it, 100 is a good start"):
+        RidgeHeads(1e-6, solver).complete(often)
+    assert np.isfinite(RidgeHeads(100.0, solver).complete(often)["weights"]).all()
 
 
 def test_the_solver_is_a_known_one() -> None:

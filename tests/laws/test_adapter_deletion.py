@@ -230,11 +230,19 @@ def test_what_the_caller_handed_in_is_left_alone(name: str) -> None:
 
 def test_deleted_rows_are_zeroed(name: str) -> None:
     ensemble = fresh(name)
-    ensemble.delete(forget(8, 30))
+    ensemble.quarantine(forget(8, 30))
+    ensemble.delete(forget(31))
+    ensemble.rebuild()
     gone = ~ensemble._held
-    assert gone.sum() >= 2
-    for column in (ensemble.records.codes, ensemble.records.ids, ensemble.records.labels):
+    assert gone.sum() >= 3
+    for column in (ensemble.records.codes, ensemble.records.ids, ensemble.records.labels, ensemble.routes):
         assert not column[gone].any()
+    for rows in ensemble.members.values():
+        assert not np.isin(np.flatnonzero(gone), rows).any()
+        assert rows.base is None, "a view would keep the members of all adapters from before"
+    ensemble.verify()
+    ensemble.delete(forget(9))
+    assert everything(ensemble) == everything(never(name, forget(8, 9, 30, 31)))
 
 
 def test_other_routes_and_adapters_stay_fixed(name: str) -> None:

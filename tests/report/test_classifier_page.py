@@ -195,3 +195,15 @@ def test_folds_many_classes() -> None:
 
 def test_same_content_gives_the_same_page() -> None:
     assert render_classifier_report(content()) == render_classifier_report(content())
+
+
+def test_an_ensemble_is_not_said_to_vote() -> None:
+    card = scorecard()
+    held_out = Measure("accuracy_forget_class_test_after", 0.0, "Share.")
+    shown = replace(content(), scorecard=replace(card, measures=(*card.measures, held_out)), votes=None)
+    assert "0 where exemplars vote" in text_of(shown)
+    ensemble = text_of(replace(shown, held="images"))
+    assert "no adapter that answers was fit on an image of such a class" in ensemble
+    assert "images now" in ensemble
+    assert "exemplars vote" not in ensemble
+    assert "exemplars now" not in ensemble
