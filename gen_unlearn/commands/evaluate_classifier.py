@@ -182,8 +182,8 @@ def _notes(
         yield from _unanswered(predictions)
         if held := run.held_back(run.classifier_config.model.adapters.release).adapters:
             yield (
-                f"{len(held)} adapters are held back: predict gives the class alone where one of them is "
-                "asked. Here they are judged by all their scores, as they will answer once they are released."
+                f"{len(held)} adapters are held back: meanwhile predict tells classes without probabilities. "
+                "Here all scores are judged, as they will be told once the adapters are released."
             )
     if "after" not in predictions.states:
         yield "No exemplar is left, so that the run predicts nothing any more."

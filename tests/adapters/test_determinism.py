@@ -91,7 +91,7 @@ def test_sizes_are_those_of_the_run_and_bounded() -> None:
     assert len(SEEN) == count, "once for each family and sizes"
     SEEN.clear()
     is_deterministic(Faulty(), HeadShape(5000, 2))
-    assert {shape for _, shape in SEEN} == {HeadShape(1024, 2)}
+    assert {shape for _, shape in SEEN} == {HeadShape(512, 2)}
 
 
 def test_the_global_generator_is_left_to_others() -> None:
