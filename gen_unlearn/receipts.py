@@ -13,6 +13,7 @@ from gen_unlearn.core import CoreMode
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.repro import id_keys, ids_from_hex
 from gen_unlearn.sealing import RunKey, Tombstones
+from gen_unlearn.words import counted
 
 Level = Literal["bit-exact", "distributional", "influence-free", "exemplar-only", "approximate"]
 
@@ -199,7 +200,7 @@ class DeletionReceipt:
         per_class = ", ".join(f"{name}: {count}" for name, count in self.removed_per_class.items())
         return "\n".join(
             [
-                f"deleted     {self.removed} images ({per_class}); {self.remaining} remain",
+                f"deleted     {counted(self.removed, 'image')} ({per_class}); {self.remaining:,} remain",
                 f"from        {self.artefact}",
                 f"reason      {self.reason}",
                 f"level       {self.level}: {PROMISES[self.level]}",

@@ -262,7 +262,7 @@ def test_what_is_asked_for_in_several_ways_is_deleted_together(shop: Shop, tmp_p
     assert how[id_of(other)] == "id"
     assert set(how.values()) == {"class dogs", f"image {file}", "id"}
     run = Path(shutil.copytree(shop.photos.path, tmp_path / "run"))
-    assert works("forget", run, *words)["reason"] == "class dogs and 1 image files and 1 ids"
+    assert works("forget", run, *words)["reason"] == "class dogs and 1 image file and 1 id"
 
 
 def twins(shop: Shop) -> list[tuple[Path, Path]]:

@@ -11,6 +11,7 @@ from gen_unlearn.decoding import image_files
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.forget import ForgetSet, read_list
 from gen_unlearn.runs import RunFolder
+from gen_unlearn.words import counted
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ class ForgetRequest:
         if self.images:
             files = [file for path in self.images for file in _files(path)]
             search.name_files(files)
-            yield f"{len(files)} image files"
+            yield counted(len(files), "image file")
         if self.ids:
             search.name_ids(self.ids)
-            yield f"{len(self.ids)} ids"
+            yield counted(len(self.ids), "id")
         for path in self.lists:
             entries = read_list(path, [path.parent, *search.source_folders])
             search.name_ids([entry for entry in entries if isinstance(entry, str)])
