@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.adapter_systems import Cost, RefitSetting, Setting, SisaSetting, System
+from evaluation.adapter_systems import Cost, EnsembleSetting, RefitSetting, Setting, SisaSetting, System
 from evaluation.encoded_images import EncodedImages
 from evaluation.penalties import Choice, choose
 from evaluation.timing import seconds_of
@@ -127,11 +127,14 @@ def _costs(size: int, costs: list[Cost]) -> dict[str, Any]:
 
 def _chosen(choice: Choice) -> dict[str, Any]:
     """Say what was chosen, and how the candidates did."""
-    setting = choice.setting
-    family = getattr(setting, "family", getattr(setting, "config", None))
+    match choice.setting:
+        case EnsembleSetting(family=SgdHeads() as trained) | SisaSetting(config=trained):
+            rate: float | None = trained.learning_rate
+        case _:
+            rate = None
     return {
         "penalty": choice.penalty,
-        "learning rate": getattr(family, "learning_rate", None),
+        "learning rate": rate,
         "accuracies of candidates on public images": choice.accuracies,
     }
 

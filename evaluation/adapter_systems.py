@@ -17,13 +17,12 @@ from evaluation.timing import seconds_of
 from gen_unlearn.adapters.ensemble import AdapterEnsemble
 from gen_unlearn.adapters.family import AdapterFamily, FitJob, HeadShape, Subtractable, digest_adapter
 from gen_unlearn.adapters.recipe import EnsembleRecipe
-from gen_unlearn.adapters.records import STEPS, Records
+from gen_unlearn.adapters.records import LARGEST_CODE, STEPS, Records
 from gen_unlearn.adapters.ridge import RidgeHeads
 from gen_unlearn.adapters.routing import Keys, public_keys
+from gen_unlearn.adapters.sgd import SgdHeads
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.repro import among, digest_arrays, keyed_order, numpy_generator
-
-_LARGEST = 32767
 
 
 class Cost(NamedTuple):
@@ -225,9 +224,7 @@ class EnsembleSetting:
 
     def build(self, records: Records, penalty: float, seed: int) -> EnsembleSystem:
         """Fit the ensemble with a penalty: that of ridge heads, or the weight decay of others."""
-        name = "penalty" if isinstance(self.family, RidgeHeads) else "weight_decay"
-        family = replace(self.family, **{name: penalty})  # type: ignore[type-var]
-        sources = None
+        family, sources = _penalised(self.family, penalty), None
         if self.noise is None:
             public = self.images.public
             keys = public_keys(public.codes, public.ids, self.adapters, "public-samples", seed)
@@ -278,12 +275,19 @@ class RefitSetting:
 Setting = EnsembleSetting | SisaSetting | RefitSetting
 
 
+def _penalised(family: AdapterFamily, penalty: float) -> AdapterFamily:
+    if isinstance(family, RidgeHeads):
+        return replace(family, penalty=penalty)
+    assert isinstance(family, SgdHeads)
+    return replace(family, weight_decay=penalty)
+
+
 def _noised(sources: Records, noise: float, seed: int) -> Keys:
     """Return keys near encodings of images that can be deleted."""
     features = sources.codes.shape[1]
     draws = [numpy_generator(seed, "noise of keys", row.tobytes()) for row in sources.ids]
     moved = sources.codes + STEPS * noise * np.stack([draw.standard_normal(features) for draw in draws])
-    return Keys(np.rint(moved).clip(-_LARGEST, _LARGEST).astype(np.int16), "training-samples")
+    return Keys(np.rint(moved).clip(-LARGEST_CODE, LARGEST_CODE).astype(np.int16), "training-samples")
 
 
 def _parameters(state: object) -> int:

@@ -133,9 +133,11 @@ class RunRecords(RunPaths):
         adapters = self.adapter_folder().digest if self.adapters_path.exists() else None
         return stores_digest(exemplars.digest, adapters)
 
-    def are_one_state(self, exemplars: str, adapters: str) -> bool:
-        """Tell by their digests whether exemplars and adapters are in the state of the ledger's end."""
-        return self.ledger.entries[-1].describes(stores_digest(exemplars, adapters), self.key)
+    def environments_of(self, exemplars: str, adapters: str) -> tuple[str, ...] | None:
+        """Return where adapters were fit; `None` if the ledger does not end with stores of these digests."""
+        ledger = self.ledger
+        one_state = ledger.entries[-1].describes(stores_digest(exemplars, adapters), self.key)
+        return ledger.environments if one_state else None
 
     def require_own_state(self, exemplars: ExemplarFolder, ledger: Ledger) -> None:
         """Check that recipe, lists and stores are those of the ledger, before a change builds on them.

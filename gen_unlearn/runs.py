@@ -232,10 +232,10 @@ class RunFolder(RunRecords):
                 f"expected an adapter ensemble, got {self.path}, a {self.recipe.model.kind} model"
             )
 
-        ensemble = load_ensemble(self.model_path, self.classifier_config, self.are_one_state)
+        ensemble = load_ensemble(self.model_path, self.classifier_config, self.environments_of)
         if ensemble is None:  # A change came in between.
             with self.change.settled():
-                ensemble = load_ensemble(self.model_path, self.classifier_config, self.are_one_state)
+                ensemble = load_ensemble(self.model_path, self.classifier_config, self.environments_of)
         if ensemble is None:
             raise ValueError(
                 f"exemplars and adapters of {self.path} are not in the state that the ledger's last entry "

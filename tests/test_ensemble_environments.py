@@ -138,3 +138,14 @@ def test_another_kind_of_processor_is_another_environment(tmp_path: Path) -> Non
     assert "on another processor: blas " in opened.environment_note
     assert forget(opened, SECOND)[0].level == "bit-exact"
     assert "SHA-256 equal" in replay_adapters(opened)
+
+
+@pytest.mark.parametrize(("family", "level"), [("ridge", "bit-exact"), ("sgd", "distributional")])
+def test_in_memory_no_more_is_promised_than_on_disk(tmp_path: Path, family: str, level: str) -> None:
+    run = make_ensemble_run(tmp_path / "run", DATA, family)
+    assert run.load_ensemble().level == "bit-exact"
+    with elsewhere():
+        ensemble = run.load_ensemble()
+        assert ensemble.level == "distributional"
+        assert ensemble.delete(FIRST).level == level
+        assert level == "distributional" or ensemble.replay() == []

@@ -7,14 +7,14 @@ each adapter is a function, to the bit, of public settings and of the records ro
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
 
 from gen_unlearn.adapters.family import WEIGHTS, AdapterState, Subtractable, digest_adapter
-from gen_unlearn.adapters.promise import promised_level
+from gen_unlearn.adapters.promise import fit_here, promised_level
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.routing import members_of, route
@@ -55,6 +55,9 @@ class AdapterEnsemble:
         records: what it was fit on, sorted by id and label; copied.
         routes: of the records, int16 ``(n, neighbours)``, see `gen_unlearn.adapters.routing.route`.
         states: the adapters that have members.
+        environments: digests of where they were fit, see `gen_unlearn.adapters.promise`; by default all here.
+            Elsewhere the same fit can have other bits, so that no deletion is bit-exact until adapters that
+            are made from sums are completed again, with the next rebuilding; others never are.
 
     Raises:
         ValueError: `states` are not those of the adapters with members.
@@ -66,7 +69,9 @@ class AdapterEnsemble:
         records: Records,
         routes: np.ndarray,
         states: Mapping[int, AdapterState],
+        environments: Collection[str] | None = None,
     ) -> None:
+        self.environments = environments
         self.recipe, self.routes = recipe, routes.astype(np.int16)
         self.records = Records(records.codes.copy(), records.labels.copy(), records.ids.copy())
         members = members_of(self.routes, len(recipe.keys))
@@ -117,7 +122,7 @@ class AdapterEnsemble:
     def level(self) -> Level:
         """What can be promised of the images that were deleted so far."""
         recipe, waiting = self.recipe, bool(self.waiting)
-        return promised_level(recipe.keys.source, recipe.family, waiting, shape=recipe.shape)
+        return promised_level(recipe.keys.source, recipe.family, waiting, self.environments, recipe.shape)
 
     def __len__(self) -> int:
         return int(self._tally.counts.sum())
@@ -143,7 +148,9 @@ class AdapterEnsemble:
         waiting, family = sorted(self.waiting), self.recipe.family
         filled = [adapter for adapter in waiting if len(self.members[adapter])]
         if isinstance(family, Subtractable) and all(adapter in self.states for adapter in filled):
-            rebuilt = {adapter: family.complete(self.states[adapter]) for adapter in filled}
+            again = filled if fit_here(self.environments) else list(self.states)
+            rebuilt = {adapter: family.complete(self.states[adapter]) for adapter in again}
+            self.environments = None
         else:
             rebuilt = self.recipe.fit(self.records, {adapter: self.members[adapter] for adapter in filled})
         self.states |= rebuilt

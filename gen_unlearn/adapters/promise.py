@@ -16,6 +16,11 @@ def environment_digest() -> str:
     return digest_json(environment())
 
 
+def fit_here(environments: Collection[str] | None) -> bool:
+    """Return whether adapters were fit with what there is here, from the digests of where they were."""
+    return environments is None or set(environments) <= {environment_digest()}
+
+
 def promised_level(
     source: KeySource,
     family: AdapterFamily,
@@ -37,5 +42,5 @@ def promised_level(
         return "exemplar-only"
     if waiting:
         return "influence-free"
-    here = environments is None or set(environments) <= {environment_digest()}
-    return "bit-exact" if here and is_deterministic(family, shape) else "distributional"
+    exact = fit_here(environments) and is_deterministic(family, shape)
+    return "bit-exact" if exact else "distributional"

@@ -33,6 +33,7 @@ from gen_unlearn.adapters.release import HeldBack
 from gen_unlearn.adapters.routing import Keys
 from gen_unlearn.changes import ADAPTERS, LOCK_SECONDS, ChangeFolder
 from gen_unlearn.commands.derived import remaining
+from gen_unlearn.commands.filing import filed
 from gen_unlearn.exemplar_changes import not_held
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.ledger import Ledger, LedgerEntry
@@ -214,19 +215,7 @@ def _rebuild(run: RunFolder) -> Rebuilt | None:
             digest_after=digest,
             seconds=masking.seconds + time.perf_counter() - started,
         )
-        name = f"{len(ledger.lines):04d}.json"
-        text = receipt.sealed(run.key).to_json()
-        entry = ledger.following(
-            "rebuilt",
-            digest,
-            images=receipt.removed,
-            remaining=receipt.remaining,
-            level=receipt.level,
-            receipt=name,
-            receipt_sum=sha256(text.encode()),
-            tombstones=_marks(pending),
-            environments=environments,
-        )
+        name, text, entry = filed("rebuilt", receipt, ledger, _marks(pending), environments)
         prepared.commit({ADAPTERS: change}, entry, ledger.size, text)
     completes = tuple(str(deletion.receipt) for deletion in pending)
     return Rebuilt(receipt, run.receipts_path / name, len(adapters.waiting), completes)

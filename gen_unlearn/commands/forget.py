@@ -11,6 +11,7 @@ from pathlib import Path
 from gen_unlearn.changes import ADAPTERS, EXEMPLARS, LOCK_SECONDS
 from gen_unlearn.commands.derived import remaining, removable
 from gen_unlearn.commands.ensemble_changes import Rebuilding, complete, require_ensemble, withdraw
+from gen_unlearn.commands.filing import filed
 from gen_unlearn.commands.requests import ForgetRequest
 from gen_unlearn.commands.search import Selection
 from gen_unlearn.commit_record import StagedChange
@@ -23,7 +24,6 @@ from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.repro import ids_to_hex, software_versions
 from gen_unlearn.run_records import stores_digest
 from gen_unlearn.runs import RunFolder
-from gen_unlearn.shards import sha256
 
 
 def find(run: RunFolder, request: ForgetRequest) -> Selection:
@@ -133,18 +133,8 @@ def _delete(run: RunFolder, request: ForgetSet, keep_comparison: bool) -> tuple[
             digest = stores_digest(change.digest, masked.digest)
         purged = removable(run, keep_comparison)
         receipt = _receipt(run, request, folder, change, digest, purged, time.perf_counter() - started)
-        name = f"{len(ledger.lines):04d}.json"
-        text = receipt.sealed(run.key).to_json()
-        entry = ledger.following(
-            "deleted",
-            digest,
-            images=receipt.removed,
-            remaining=receipt.remaining,
-            level=receipt.level,
-            receipt=name,
-            receipt_sum=sha256(text.encode()),
-            tombstones=tuple(sorted(run.key.tombstones(request.ids))),
-        )
+        tombstones = tuple(sorted(run.key.tombstones(request.ids)))
+        name, text, entry = filed("deleted", receipt, ledger, tombstones)
         prepared.commit(changes, entry, ledger.size, text, purged, private)
     return receipt, run.receipts_path / name
 

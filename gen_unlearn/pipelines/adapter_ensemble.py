@@ -236,14 +236,17 @@ def load_ensemble_pipeline(
 
 
 def load_ensemble(
-    folder: Path, config: ClassifierRunConfig, belong: Callable[[str, str], bool]
+    folder: Path,
+    config: ClassifierRunConfig,
+    environments_of: Callable[[str, str], tuple[str, ...] | None],
 ) -> AdapterEnsemble | None:
     """Load an adapter ensemble with its records from the model folder of a run, to delete from it in memory.
 
     Args:
         folder: the model folder.
         config: the recipe.
-        belong: tells by their digests whether what was read of records and adapters is one state.
+        environments_of: tells where adapters were fit, from the digests of records and adapters that were
+            read; `None` if these are not one state.
 
     Returns:
         The ensemble; `None` if a change came between reading the records and the adapters.
@@ -258,9 +261,10 @@ def load_ensemble(
     states, adapters = AdapterFolder.read(
         folder / RunPaths.adapters_name, lambda stored: (_everything(stored), stored.digest)
     )
-    if not belong(exemplars, adapters):
+    environments = environments_of(exemplars, adapters)
+    if environments is None:
         return None
-    return AdapterEnsemble(recipe, *Records.of_rows(rows, recipe.shape.features), states)
+    return AdapterEnsemble(recipe, *Records.of_rows(rows, recipe.shape.features), states, environments)
 
 
 def _serving(folder: Path, recipe: EnsembleRecipe) -> dict[int, AdapterState]:
