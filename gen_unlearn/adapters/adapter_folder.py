@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
-from gen_unlearn.adapters.family import WEIGHTS, AdapterState, digest_adapter
+from gen_unlearn.adapters.family import AdapterState, digest_adapter, has_weights
 from gen_unlearn.atomic import flush_folder, write_flushed, write_undated
 from gen_unlearn.generations import OvertakenError, checked_bytes, listed_sums, read_generation
 from gen_unlearn.indexed_images import first_few
@@ -74,7 +74,7 @@ class AdapterFile(NamedTuple):
     def of(cls, adapter: int, members: int, state: AdapterState | None) -> AdapterFile:
         """Name the file of an adapter; without weights, or without any state, it waits."""
         digest = digest_adapter(state)[:_DIGITS] if state else ""
-        return cls(adapter, members, not state or WEIGHTS not in state, digest)
+        return cls(adapter, members, not has_weights(state), digest)
 
 
 @dataclass(frozen=True)

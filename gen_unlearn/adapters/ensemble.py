@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 import numpy as np
 
-from gen_unlearn.adapters.family import WEIGHTS, AdapterState, Subtractable, digest_adapter
+from gen_unlearn.adapters.answering import Answers, answers
+from gen_unlearn.adapters.family import AdapterState, Subtractable, digest_adapter, has_weights
 from gen_unlearn.adapters.promise import fit_here, promised_level
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
@@ -26,19 +26,6 @@ from gen_unlearn.row_lookup import RowLookup
 from gen_unlearn.set_digest import ClassSums
 
 ARTEFACT = "adapter ensemble"
-
-
-class Answers(NamedTuple):
-    """What an ensemble says of some images.
-
-    Attributes:
-        scores: mean of what the adapters that answer say, float64 ``(n, classes)``; 0 if none answers.
-        answering: how many of an image's adapters answer, int64 ``(n,)``: an adapter without members does
-            not, and neither does one that waits to be rebuilt.
-    """
-
-    scores: np.ndarray
-    answering: np.ndarray
 
 
 class AdapterEnsemble:
@@ -73,7 +60,7 @@ class AdapterEnsemble:
     ) -> None:
         self.environments = environments
         self.recipe, self.routes = recipe, routes.astype(np.int16)
-        self.records = Records(records.codes.copy(), records.labels.copy(), records.ids.copy())
+        self.records = records.select(np.arange(len(records)))  # A copy: deleted rows are zeroed in it.
         members = members_of(self.routes, len(recipe.keys))
         self.members = {a: rows.copy() for a, rows in enumerate(members)}  # Views would keep them all.
         filled = {adapter for adapter, rows in self.members.items() if len(rows)}
@@ -83,7 +70,7 @@ class AdapterEnsemble:
                 f"expected adapters with members alone, got {first_few([str(a) for a in without])}"
             )
         self.states = dict(states)
-        self.waiting = {a for a in filled if a not in states or WEIGHTS not in states[a]}
+        self.waiting = {a for a in filled if not has_weights(states.get(a))}
         self._held = np.ones(len(records), dtype=bool)
         self._lookup = RowLookup(records.ids)
         self._tally = _sums_of(records, recipe.shape.classes)
@@ -258,7 +245,7 @@ class AdapterEnsemble:
                 self._digests[adapter] = digest_adapter(self.states[adapter])
         self._tally.remove(self.records.codes[rows], self.records.labels[rows], self.records.ids[rows])
         self._lookup.drop(rows)
-        for column in (self.records.codes, self.records.ids, self.records.labels, self.routes):
+        for column in (*self.records.columns, self.routes):
             column[rows] = 0
         self._held[rows] = False
 
@@ -268,26 +255,3 @@ def _sums_of(records: Records, classes: int) -> ClassSums:
     sums = ClassSums(classes, records.codes.shape[1:])
     sums.add(records.codes, records.labels, records.ids)
     return sums
-
-
-def answers(
-    recipe: EnsembleRecipe, states: Mapping[int, AdapterState], codes: np.ndarray, routes: np.ndarray
-) -> Answers:
-    """Average what the adapters that images are routed to say of them.
-
-    Args:
-        recipe: what the ensemble is made of.
-        states: the adapters that answer.
-        codes: of the images, int16 ``(n, features)``.
-        routes: of the images, int16 ``(n, neighbours)``.
-    """
-    totals = np.zeros((len(codes), recipe.shape.classes))
-    answering = np.zeros(len(codes), dtype=np.int64)
-    asked, ranks = np.unique(routes, return_inverse=True)
-    members = members_of(ranks.reshape(routes.shape), len(asked))
-    for rank, adapter in enumerate(asked.tolist()):
-        if adapter in states:
-            rows = members[rank]
-            totals[rows] += recipe.family.scores(states[adapter], codes[rows])
-            answering[rows] += 1
-    return Answers(totals / np.maximum(answering, 1)[:, None], answering)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -11,9 +11,16 @@ from gen_unlearn.adapters.records import Records
 from gen_unlearn.repro import digest_arrays, digest_json
 
 AdapterState = Mapping[str, np.ndarray]
-"""The arrays of one adapter, by name. One without ``weights`` is not complete and answers nothing."""
+"""The arrays of one adapter, by name. One without weights is not complete and answers nothing."""
 
 WEIGHTS = "weights"
+
+_LORA_SUFFIX = ".weight"
+
+
+def has_weights(state: AdapterState | None) -> bool:
+    """Return whether an adapter is complete: it has ``weights``, or, as peft names them, those of layers."""
+    return any(name == WEIGHTS or name.endswith(_LORA_SUFFIX) for name in state or ())
 
 
 class HeadShape(NamedTuple):
@@ -35,17 +42,35 @@ class AdapterFamily(Protocol):
 
     What is fit is a pure function of the hyper-parameters, the shape, the seed, the adapter's number and its
     members, to the bit: not of the other adapters that are fit with it, of their order, of the number of
-    threads or processes, or of what was drawn before. `gen_unlearn.adapters.purity` checks that.
+    threads or processes, or of what was drawn before. `gen_unlearn.adapters.purity` checks that. Fields that
+    are not compared are no hyper-parameters: what they hold, the others say.
     """
 
     def fit(self, jobs: Sequence[FitJob], shape: HeadShape, seed: int) -> list[AdapterState]:
         """Fit adapters, each on its members alone; members are sorted by id and label."""
 
+    def visits(self, members: int) -> int:
+        """Return how often records are read to fit an adapter of so many members."""
+
+
+@runtime_checkable
+class HeadFamily(AdapterFamily, Protocol):
+    """A family whose adapters classify: they answer from the codes of an image."""
+
     def scores(self, state: AdapterState, codes: np.ndarray) -> np.ndarray:
         """Map codes, int16 ``(n, features)``, to scores of the classes, float64 ``(n, classes)``."""
 
-    def visits(self, members: int) -> int:
-        """Return how often records are read to fit an adapter of so many members."""
+
+@runtime_checkable
+class PixelFamily(AdapterFamily, Protocol):
+    """A family whose adapters are fit on images: members have pixels."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+
+    def shortened(self) -> Self:
+        """Return the family with as short a training as still shows what its bits depend on."""
 
 
 @runtime_checkable

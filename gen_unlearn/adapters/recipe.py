@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 
 import numpy as np
@@ -42,7 +42,7 @@ class EnsembleRecipe:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all of it."""
-        family = {"name": type(self.family).__name__, **asdict(self.family)}  # type: ignore[call-overload]
+        family = {"name": type(self.family).__name__, **_hyper_parameters(self.family)}
         rest = {"neighbours": self.neighbours, "class_names": list(self.class_names), "seed": self.seed}
         return digest_json({"keys": self.keys.digest, "family": family, **rest})
 
@@ -63,6 +63,16 @@ class EnsembleRecipe:
     def visits(self, members: Iterable[np.ndarray]) -> int:
         """Return how often records are read to fit adapters to their members."""
         return sum(self.family.visits(len(rows)) for rows in members if len(rows))
+
+
+def _hyper_parameters(family: AdapterFamily) -> dict[str, object]:
+    """Return the fields of a family that are compared, which decide its adapters."""
+    values = {
+        entry.name: getattr(family, entry.name)
+        for entry in fields(family)  # type: ignore[arg-type]  # A frozen dataclass, says the protocol.
+        if entry.compare
+    }
+    return {name: asdict(value) if is_dataclass(value) else value for name, value in values.items()}  # type: ignore[arg-type]
 
 
 def _share(jobs: Sequence[FitJob], process: int, processes: int) -> list[FitJob]:

@@ -26,11 +26,13 @@ class Records:
             encoded once, and never again to route or to subtract it.
         labels: class indices, int64 ``(n,)``.
         ids: sample ids, uint8 ``(n, 16)``.
+        pixels: the images, uint8 ``(n, height, width, channels)``, where adapters are fit on them.
     """
 
     codes: np.ndarray
     labels: np.ndarray
     ids: np.ndarray
+    pixels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         got = [f"{array.dtype}{list(array.shape)}" for array in (self.codes, self.labels, self.ids)]
@@ -41,24 +43,36 @@ class Records:
                 f"expected codes int16[n, features], labels int64[n] and ids uint8[n, {ID_BYTES}], got "
                 f"{', '.join(got)}; encode images with gen_unlearn.adapters.records.quantise"
             )
+        if self.pixels is not None and (self.pixels.dtype != np.uint8 or len(self.pixels) != count):
+            raise ValueError(
+                f"expected the pixels of {count} images as uint8, got {self.pixels.dtype} {self.pixels.shape}"
+            )
 
     @classmethod
     def of_rows(cls, rows: Rows, features: int) -> tuple[Records, np.ndarray]:
         """Return stored exemplars as records, and their routes, int16 ``(n, neighbours)``.
 
-        Stored codes are the features of a record, and behind them its routes.
+        Stored codes are the features of a record, and behind them its routes. Rows that were read without
+        pixels give records without.
         """
         assert rows.codes is not None, "the store of an adapter ensemble has codes"
-        return cls(rows.codes[:, :features], rows.labels, rows.ids), rows.codes[:, features:]
+        pixels = rows.pixels if rows.pixels.ndim == 4 else None
+        return cls(rows.codes[:, :features], rows.labels, rows.ids, pixels), rows.codes[:, features:]
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all columns."""
+        """SHA-256 of all columns; the ids stand for the pixels."""
         return digest_arrays(self.codes, self.labels, self.ids)
 
     def select(self, rows: np.ndarray | slice) -> Records:
         """Return some records, given by indices, a mask or a slice."""
-        return Records(self.codes[rows], self.labels[rows], self.ids[rows])
+        pixels = None if self.pixels is None else self.pixels[rows]
+        return Records(self.codes[rows], self.labels[rows], self.ids[rows], pixels)
+
+    @property
+    def columns(self) -> list[np.ndarray]:
+        """The arrays, not copied: codes, labels, ids and, if there are any, pixels."""
+        return [self.codes, self.labels, self.ids, *([] if self.pixels is None else [self.pixels])]
 
     def __len__(self) -> int:
         return len(self.ids)

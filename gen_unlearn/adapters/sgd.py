@@ -10,23 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gen_unlearn.adapters.family import WEIGHTS, AdapterState, FitJob, HeadShape
 from gen_unlearn.adapters.one_thread import one_thread
 from gen_unlearn.adapters.records import STEPS
-from gen_unlearn.repro import keyed_order, torch_generator
+from gen_unlearn.adapters.stacks import EMPTY, StackPlan, adamw_step, fit_in_stacks
+from gen_unlearn.repro import torch_generator
 
 Optimizer = Literal["sgd", "adamw"]
 
 HIDDEN = "hidden_weights"
-
-_BETAS = (0.9, 0.999)
-_EPSILON = 1e-8
 
 _SIDE = 16
 """Every side of every matrix is a multiple of so many float32, which are the 64 bytes of a vector."""
@@ -75,14 +74,8 @@ class SgdHeads:
 
     def fit(self, jobs: Sequence[FitJob], shape: HeadShape, seed: int) -> list[AdapterState]:
         """Train adapters, each on its members alone; those of similar size are stacked."""
-        by_size = sorted(range(len(jobs)), key=lambda place: -len(jobs[place].members))
-        fitted: dict[int, AdapterState] = {}
         with one_thread(), torch.no_grad():
-            for start in range(0, len(jobs), self.stack):
-                places = by_size[start : start + self.stack]
-                states = _train(self, [jobs[place] for place in places], shape, seed)
-                fitted |= dict(zip(places, states, strict=True))
-        return [fitted[place] for place in range(len(jobs))]
+            return fit_in_stacks(jobs, self.stack, lambda some: _train(self, some, shape, seed))
 
     def scores(self, state: AdapterState, codes: np.ndarray) -> np.ndarray:
         """Map codes, int16 ``(n, features)``, to probabilities of the classes, float64 ``(n, classes)``."""
@@ -98,30 +91,24 @@ class SgdHeads:
         return self.epochs * members
 
 
-class _Steps(NamedTuple):
-    """What a stack reads: `rows` of its table, int64 ``(steps, stack, batch)``, and how much each counts."""
-
-    rows: Tensor
-    shares: Tensor
-    last: list[int]
-
-
 def _train(heads: SgdHeads, jobs: Sequence[FitJob], shape: HeadShape, seed: int) -> list[AdapterState]:
     """Train one stack."""
     sides = _sides(heads, shape)
     weights = {name: _first_weights(heads, jobs, name, side, seed) for name, side in sides.items()}
     memories = {name: [torch.zeros_like(weight) for _ in range(2)] for name, weight in weights.items()}
     table, labels = _table(jobs, shape)
-    steps = _steps(heads, jobs, seed)
+    plan = StackPlan.of(jobs, heads.epochs, heads.batch_size, heads.stack, seed)
     outside = torch.zeros(_padded(shape.classes))
     outside[shape.classes :] = -math.inf
     finished: list[AdapterState | None] = [None] * len(jobs)
-    for step, (rows, shares) in enumerate(zip(steps.rows, steps.shares, strict=True)):
+    padding = _padded(heads.batch_size) - heads.batch_size
+    for step, rows in enumerate(_table_rows(plan, jobs)):
         inputs = table.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
+        shares = F.pad(plan.shares(step), (0, padding))
         gradients = _gradients(weights, inputs, labels[rows], shares, outside, heads.hidden)
         for name, gradient in gradients.items():
             _descend(heads, weights[name], gradient, memories[name], step + 1)
-        for place in [place for place, last in enumerate(steps.last) if last == step]:
+        for place in plan.ended(step):
             finished[place] = {
                 name: weights[name][place, :height, :width].numpy().copy()
                 for name, (height, width) in sides.items()
@@ -158,33 +145,15 @@ def _gradients(
     return gradients
 
 
-def _steps(heads: SgdHeads, jobs: Sequence[FitJob], seed: int) -> _Steps:
-    """Plan all steps of a stack: each adapter's epochs, in batches of one size, the last one padded."""
-    orders, start = [], 1
-    for job in jobs:
-        orders.append(start + _batches(heads, job, seed))
-        orders[-1][orders[-1] < start] = 0
-        start += len(job.members)
-    longest = max(len(order) for order in orders)
-    rows = torch.zeros(longest, heads.stack, _padded(heads.batch_size), dtype=torch.int64)
-    for place, order in enumerate(orders):
-        rows[: len(order), place, : heads.batch_size] = torch.from_numpy(order)
-    real = rows > 0
-    shares = real / real.sum(dim=2, keepdim=True).clamp(min=1)
-    return _Steps(rows, shares, [len(order) - 1 for order in orders])
-
-
-def _batches(heads: SgdHeads, job: FitJob, seed: int) -> np.ndarray:
-    """Return which members an adapter reads in each step, int64 ``(steps, batch_size)``; padding is -1.
-
-    The order of an epoch is a hash of the ids: without one of them, the others come in the same order.
-    """
-    members = len(job.members)
-    per_epoch = -(-members // heads.batch_size)
-    batches = np.full((heads.epochs, per_epoch * heads.batch_size), -1, dtype=np.int64)
-    for epoch in range(heads.epochs):
-        batches[epoch, :members] = keyed_order(job.members.ids, seed, "order", job.adapter, epoch)
-    return batches.reshape(-1, heads.batch_size)
+def _table_rows(plan: StackPlan, jobs: Sequence[FitJob]) -> Tensor:
+    """Return the row of the table of every row that a stack reads, int64 ``(steps, stack, padded batch)``."""
+    steps, places, batch = plan.rows.shape
+    rows = torch.zeros(steps, places, _padded(batch), dtype=torch.int64)
+    starts = np.cumsum([1, *(len(job.members) for job in jobs)])
+    for place, start in enumerate(starts[:-1]):
+        read = plan.rows[:, place]
+        rows[:, place, :batch] = torch.from_numpy(np.where(read == EMPTY, 0, start + read))
+    return rows
 
 
 def _table(jobs: Sequence[FitJob], shape: HeadShape) -> tuple[Tensor, Tensor]:
@@ -231,16 +200,12 @@ def _descend(heads: SgdHeads, weight: Tensor, gradient: Tensor, memory: list[Ten
 
     Like `torch.optim`, whose classes load the compiler of torch, which takes seconds.
     """
-    first, second = memory
     if heads.optimizer == "sgd":
+        first = memory[0]
         first.mul_(heads.momentum).add_(gradient.add_(weight, alpha=heads.weight_decay))
         weight.add_(first, alpha=-heads.learning_rate)
         return
-    weight.mul_(1 - heads.learning_rate * heads.weight_decay)
-    first.mul_(_BETAS[0]).add_(gradient, alpha=1 - _BETAS[0])
-    second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
-    scale = (second / (1 - _BETAS[1] ** step)).sqrt_().add_(_EPSILON)
-    weight.addcdiv_(first, scale, value=-heads.learning_rate / (1 - _BETAS[0] ** step))
+    adamw_step(weight, gradient, memory, step, heads.learning_rate, heads.weight_decay)
 
 
 def _affine(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

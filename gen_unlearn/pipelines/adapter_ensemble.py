@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from gen_unlearn.adapters.adapter_folder import AdapterFolder
+from gen_unlearn.adapters.answering import Answers, answers
 from gen_unlearn.adapters.encoding import block_codes, ensemble_recipe
-from gen_unlearn.adapters.ensemble import AdapterEnsemble, Answers, answers
+from gen_unlearn.adapters.ensemble import AdapterEnsemble
 from gen_unlearn.adapters.family import WEIGHTS, AdapterState, Subtractable
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records

@@ -10,7 +10,7 @@ import torch
 from small_ensembles import digits, digits_recipe, random_jobs
 from torch.nn import functional
 
-from gen_unlearn.adapters import sgd
+from gen_unlearn.adapters import sgd, stacks
 from gen_unlearn.adapters.ensemble import AdapterEnsemble
 from gen_unlearn.adapters.family import FitJob, HeadShape, digest_adapter
 from gen_unlearn.adapters.records import Records
@@ -94,8 +94,8 @@ def test_seed_and_number_decide_too(heads: SgdHeads) -> None:
 def test_the_others_come_in_the_same_order_without_a_record() -> None:
     job = random_jobs([30], SHAPE)[0]
     without = FitJob(job.adapter, job.members.select(np.arange(30) != 4))
-    before, after = (sgd._batches(SgdHeads(epochs=3), each, 0)[:, :29] for each in (job, without))
-    whole = sgd._batches(SgdHeads(epochs=3), job, 0)
+    before, after = (stacks._batches(each, 3, 32, 0)[:, :29] for each in (job, without))
+    whole = stacks._batches(job, 3, 32, 0)
     for epoch in range(3):
         rest = whole[epoch][(whole[epoch] != 4) & (whole[epoch] >= 0)]
         assert np.array_equal(rest - (rest > 4), after[epoch])
@@ -114,7 +114,7 @@ def by_autograd(heads: SgdHeads, job: FitJob, shape: HeadShape, seed: int) -> di
         )
     else:
         optimizer = torch.optim.AdamW(weights.values(), heads.learning_rate, weight_decay=heads.weight_decay)
-    for batch in sgd._batches(heads, job, seed):
+    for batch in stacks._batches(job, heads.epochs, heads.batch_size, seed):
         chosen = batch[batch >= 0]
         values = torch.from_numpy(job.members.codes[chosen]).double() / 256
         for name in sorted(weights):
@@ -186,7 +186,7 @@ def test_a_stack_of_another_size_says_so_in_the_recipe_and_learns_the_same() -> 
 def test_visits_count_every_epoch() -> None:
     job = random_jobs([23], SHAPE)[0]
     heads = HEADS["linear"]
-    assert heads.visits(23) == 4 * 23 == (sgd._batches(heads, job, 0) >= 0).sum()
+    assert heads.visits(23) == 4 * 23 == (stacks._batches(job, heads.epochs, heads.batch_size, 0) >= 0).sum()
 
 
 def test_members_are_left_as_they_are(heads: SgdHeads) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from gen_unlearn.adapters.adapter_folder import save_adapters
+from gen_unlearn.adapters.answering import Answers
 from gen_unlearn.adapters.encoding import block_codes, encode_records, set_public_statistics
-from gen_unlearn.adapters.ensemble import AdapterEnsemble, Answers
+from gen_unlearn.adapters.ensemble import AdapterEnsemble
 from gen_unlearn.adapters.family import AdapterFamily
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records

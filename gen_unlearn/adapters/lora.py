@@ -1,0 +1,260 @@
+"""LoRA adapters of a frozen denoiser, each trained on its members alone, with equal bits every time.
+
+All that is random of an image in an epoch (noise, timestep, mirroring, whether its class is told) is a hash
+of the seed, the adapter, the epoch and the sample id: not of the other images, nor of their order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gen_unlearn.adapters.family import AdapterState, FitJob, HeadShape
+from gen_unlearn.adapters.one_thread import one_thread
+from gen_unlearn.adapters.stacks import EMPTY, StackPlan, adamw_step, fit_in_stacks
+from gen_unlearn.models.frozen_denoiser import NULL_CLASS, FrozenDenoiser
+from gen_unlearn.models.stacked_lora import DOWN, UP, Factors, LoraLayer, adapted, factor_shapes, lora_layers
+from gen_unlearn.repro import torch_generator
+
+_BRIEF = 2
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """How LoRA adapters of a denoiser look, and how they are trained.
+
+    Attributes:
+        rank: of the change of each layer.
+        alpha: what adapters add is scaled by ``alpha / rank``.
+        targets: ends of the names of the layers that are adapted: linear layers and convolutions.
+        epochs: how often each image is read.
+        batch_size: images of an adapter for one step; the last batch of an epoch is filled up with nothing.
+        learning_rate: of AdamW; it falls to 0 by a cosine over the steps of the adapter.
+        weight_decay: of AdamW.
+        max_grad_norm: the gradient of each adapter is scaled down to this norm; 0 leaves it as it is.
+        label_dropout: probability that an image's class is not told, where the denoiser can do without.
+        horizontal_flip: mirror images with probability 1/2.
+        stack: adapters that are trained together. The last bits of the weights may depend on it. A deletion
+            that touches fewer adapters takes as long as one that touches so many.
+
+    Raises:
+        ValueError: a value that cannot be trained with.
+    """
+
+    rank: int = 4
+    alpha: float = 4.0
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
+    epochs: int = 100
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    label_dropout: float = 0.1
+    horizontal_flip: bool = False
+    stack: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "epochs", "batch_size", "stack"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        for name in ("alpha", "learning_rate"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")
+        for name in ("weight_decay", "max_grad_norm"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"expected {name} of at least 0, got {getattr(self, name)}")
+        if not 0 <= self.label_dropout < 1:
+            raise ValueError(f"expected label_dropout from 0 to below 1, got {self.label_dropout}")
+        if not self.targets:
+            raise ValueError("expected targets, the ends of the names of layers to adapt, got none")
+
+    @property
+    def scale(self) -> float:
+        """Factor of what adapters add."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class LoraAdapters:
+    """LoRA adapters of one frozen denoiser.
+
+    Attributes:
+        config: how they look, and how they are trained.
+        backbone: digest of the denoiser.
+        image_shape: height, width and channels of the images.
+        denoiser: gives the denoiser, when it is needed. Nothing else may use it while adapters are fit.
+    """
+
+    config: LoraConfig
+    backbone: str
+    image_shape: tuple[int, int, int]
+    denoiser: Callable[[], FrozenDenoiser] = field(compare=False, repr=False)
+
+    def fit(self, jobs: Sequence[FitJob], shape: HeadShape, seed: int) -> list[AdapterState]:  # noqa: ARG002
+        """Train adapters, each on its members alone; those of similar size are stacked."""
+        denoiser = self.denoiser()
+        layers = lora_layers(denoiser.network, self.config.targets, denoiser.adaptable)
+        with one_thread():
+            return fit_in_stacks(
+                jobs,
+                self.config.stack,
+                lambda some: _Stack(self.config, denoiser, layers, some, seed).train(),
+            )
+
+    def visits(self, members: int) -> int:
+        """Return how often images are read to fit an adapter of so many members."""
+        return self.config.epochs * members
+
+    def shortened(self) -> Self:
+        """Return the same with two epochs."""
+        return replace(self, config=replace(self.config, epochs=min(self.config.epochs, _BRIEF)))
+
+
+class _Rows(NamedTuple):
+    """What a stack learns from in one step, one place behind the other.
+
+    Attributes:
+        clean: what is denoised, ``(rows, channels, height, width)``; 0 for padding, as in the others.
+        noise: like `clean`.
+        timesteps: int64 ``(rows,)``.
+        labels: class of each row, int64 ``(rows,)``.
+        shares: how much each row counts in its adapter's mean, float32 ``(rows,)``.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    labels: np.ndarray
+    shares: Tensor
+
+
+class _Stack:
+    """Adapters that are trained together; nothing is added up over them."""
+
+    def __init__(
+        self,
+        config: LoraConfig,
+        denoiser: FrozenDenoiser,
+        layers: Mapping[str, LoraLayer],
+        jobs: Sequence[FitJob],
+        seed: int,
+    ) -> None:
+        self.config, self.denoiser, self.layers, self.jobs, self.seed = config, denoiser, layers, jobs, seed
+        self.plan = StackPlan.of(jobs, config.epochs, config.batch_size, config.stack, seed)
+        self.clean = [self._encoded(job, mirrored=False) for job in jobs]
+        self.mirrored = [self._encoded(job, mirrored=True) for job in jobs] if config.horizontal_flip else []
+
+    def _encoded(self, job: FitJob, mirrored: bool) -> Tensor:
+        pixels = job.members.pixels
+        if pixels is None:
+            raise ValueError("expected members with pixels to train a denoiser's adapters on, got none")
+        return self.denoiser.encode(np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels)
+
+    def train(self) -> list[AdapterState]:
+        """Train all of them; return the adapters in the order of the jobs."""
+        factors = {name: self._first_factors(name, layer) for name, layer in self.layers.items()}
+        parameters = [part.requires_grad_() for pair in factors.values() for part in pair]
+        memories = [(torch.zeros_like(part), torch.zeros_like(part)) for part in parameters]
+        finished: dict[int, AdapterState] = {}
+        for step in range(len(self.plan.rows)):
+            gradients = self._gradients(step, factors, parameters)
+            self._clip(gradients)
+            rates = self._rates(step)
+            with torch.no_grad():
+                for part, gradient, memory in zip(parameters, gradients, memories, strict=True):
+                    rate = rates.view(-1, *(1 for _ in part.shape[1:]))
+                    adamw_step(part, gradient, memory, step + 1, rate, self.config.weight_decay)
+            for place in self.plan.ended(step):
+                finished[place] = _state_of(factors, place)
+        return [finished[place] for place in range(len(self.jobs))]
+
+    def _gradients(
+        self, step: int, factors: Mapping[str, Factors], parameters: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Return the gradients of the sum of all adapters' mean squared errors."""
+        rows, schedule = self._rows(step), self.denoiser.noise
+        noisy = schedule.add_noise(rows.clean, rows.noise, rows.timesteps)
+        targets = {"epsilon": rows.noise, "sample": rows.clean}
+        kind = schedule.config.prediction_type
+        target = (
+            schedule.get_velocity(rows.clean, rows.noise, rows.timesteps)
+            if kind == "v_prediction"
+            else targets[kind]
+        )
+        with torch.enable_grad(), adapted(self.layers, factors, self.config.scale):
+            predicted = self.denoiser.predict(noisy, rows.timesteps, rows.labels)
+            errors = (predicted - target).square().mean(dim=(1, 2, 3))
+            return torch.autograd.grad((errors * rows.shares).sum(), parameters)
+
+    def _rows(self, step: int) -> _Rows:
+        """Gather images and draws of a step."""
+        shape, planned = self.denoiser.sample_shape, self.plan.rows[step]
+        count = planned.size
+        clean, noise = torch.zeros(count, *shape), torch.zeros(count, *shape)
+        timesteps, labels = torch.zeros(count, dtype=torch.int64), np.zeros(count, dtype=np.int64)
+        for row, (place, member) in enumerate(_places_and_members(planned)):
+            if member == EMPTY:
+                continue
+            members, adapter = self.jobs[place].members, self.jobs[place].adapter
+            epoch = int(self.plan.epochs[step, place])
+            draw = torch_generator(self.seed, "lora", adapter, epoch, members.ids[member].tobytes())
+            timesteps[row] = torch.randint(
+                0, self.denoiser.noise.config.num_train_timesteps, (), generator=draw
+            )
+            noise[row] = torch.randn(shape, generator=draw)
+            flipped, dropped = torch.rand(2, generator=draw).tolist()
+            images = self.mirrored if self.mirrored and flipped < 0.5 else self.clean
+            clean[row] = images[place][member]
+            told = dropped >= self.config.label_dropout or not self.denoiser.has_null_class
+            labels[row] = members.labels[member] if told else NULL_CLASS
+        device, shares = self.denoiser.device, self.plan.shares(step).view(-1)
+        return _Rows(clean.to(device), noise.to(device), timesteps.to(device), labels, shares.to(device))
+
+    def _clip(self, gradients: Sequence[Tensor]) -> None:
+        """Scale down the gradient of each adapter by itself: one norm for all would couple them."""
+        greatest = self.config.max_grad_norm
+        if not greatest:
+            return
+        squares = sum(gradient.square().flatten(1).sum(dim=1) for gradient in gradients)
+        assert isinstance(squares, Tensor)
+        factors = (greatest / squares.sqrt().clamp(min=1e-12)).clamp(max=1)
+        for gradient in gradients:
+            gradient.mul_(factors.view(-1, *(1 for _ in gradient.shape[1:])))
+
+    def _rates(self, step: int) -> Tensor:
+        """Return the learning rate of every place, float32 ``(stack,)``."""
+        rates = torch.zeros(self.config.stack)
+        for place, length in enumerate(self.plan.lengths):
+            share = min(step / length, 1.0)
+            rates[place] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+        return rates.to(self.denoiser.device)
+
+    def _first_factors(self, name: str, layer: LoraLayer) -> Factors:
+        """Draw `A` uniformly, as peft does, each adapter's by itself; `B` is 0."""
+        down, up = factor_shapes(layer, self.config.rank)
+        first = torch.zeros(self.config.stack, *down)
+        for place, job in enumerate(self.jobs):
+            draws = torch.rand(down, generator=torch_generator(self.seed, "adapter", job.adapter, name))
+            first[place] = (2 * draws - 1) * math.prod(down[1:]) ** -0.5
+        device = self.denoiser.device
+        return Factors(first.to(device), torch.zeros(self.config.stack, *up, device=device))
+
+
+def _places_and_members(planned: np.ndarray) -> list[tuple[int, int]]:
+    """Return the place and the member of every row of a step, int64 ``(stack, batch)``."""
+    return [(place, member) for place, members in enumerate(planned.tolist()) for member in members]
+
+
+def _state_of(factors: Mapping[str, Factors], place: int) -> AdapterState:
+    """Return a copy of one adapter of a stack, by peft's names."""
+    arrays = {}
+    for name, pair in factors.items():
+        arrays[name + DOWN] = pair.down[place].detach().cpu().numpy().copy()
+        arrays[name + UP] = pair.up[place].detach().cpu().numpy().copy()
+    return arrays
