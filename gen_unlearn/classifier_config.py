@@ -15,7 +15,8 @@ from gen_unlearn.recipes import recipe_yaml
 from gen_unlearn.repro import digest_json
 from gen_unlearn.training.classification import ClassifierTrainingConfig
 
-_NOT_IN_THE_DIGEST = ("checkpoint_images", "dataloader_workers", "log_with")
+NOT_IN_THE_DIGEST = ("checkpoint_images", "dataloader_workers", "log_with")
+"""Settings of a training that do not change its result."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,13 @@ class ClassifierRunConfig:
             )
 
     @property
-    def starts_from(self) -> tuple[str, str] | None:
-        """What the encoder's first weights come from: the key of the recipe and its value, or `None`."""
+    def starts_from(self) -> dict[str, str]:
+        """Where the encoder's first weights come from, by the key of the recipe that names them."""
         if self.training.encoder_run is not None:
-            return "training.encoder_run", self.training.encoder_run
+            return {"training.encoder_run": self.training.encoder_run}
         if self.model.encoder.weights is not None:
-            return "model.encoder.weights", self.model.encoder.weights
-        return None
+            return {"model.encoder.weights": self.model.encoder.weights}
+        return {}
 
     @property
     def digest(self) -> str:
@@ -96,7 +97,7 @@ class ClassifierRunConfig:
         The training of an encoder whose weights are named is counted in, although there is none.
         """
         fields = dataclasses.asdict(self)
-        for name in _NOT_IN_THE_DIGEST:
+        for name in NOT_IN_THE_DIGEST:
             del fields["training"][name]
         if self.model.kind == "adapter-ensemble":
             fields["model"]["adapters"] = self._decisive_adapters(fields["model"]["adapters"])

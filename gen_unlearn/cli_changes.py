@@ -82,8 +82,8 @@ def forget(
     """Delete images from a run, and write a receipt."""
     from dataclasses import asdict
 
-    from gen_unlearn.commands.ensemble_changes import require_ensemble
     from gen_unlearn.commands.ensemble_notes import deletion_notes
+    from gen_unlearn.commands.ensemble_recipe import require_ensemble
     from gen_unlearn.commands.forget import find
     from gen_unlearn.commands.forget import forget as forget_images
     from gen_unlearn.commands.requests import ForgetRequest
@@ -135,8 +135,9 @@ def _preview(run: RunFolder, selection: Selection, rebuilding: Rebuilding, out: 
 
 def _rebuild(run: RunFolder, chosen: bool, wait: float, dry_run: bool, as_json: bool) -> None:
     """Rebuild the adapters that deletions have left waiting, or count them."""
-    from gen_unlearn.commands.ensemble_changes import rebuild, require_ensemble
+    from gen_unlearn.commands.ensemble_changes import rebuild
     from gen_unlearn.commands.ensemble_notes import deletion_notes, named_receipts, rebuilt_words
+    from gen_unlearn.commands.ensemble_recipe import require_ensemble
     from gen_unlearn.words import counted
 
     if chosen:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import ValidationError
 
-from gen_unlearn.classifier_config import ClassifierRunConfig
+from gen_unlearn.classifier_config import NOT_IN_THE_DIGEST, ClassifierRunConfig
 from gen_unlearn.core import CoreConfig
 from gen_unlearn.data import DataConfig
 from gen_unlearn.metrics.protocol import ComparisonConfig, EvaluationConfig
@@ -54,14 +54,21 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.core.mode == "public" and self.model.kind != "semi-parametric":
-            raise ValueError(f"core.mode public needs a semi-parametric model, got {self.model.kind}")
+        if self.core.mode == "public" and self.model.kind == "class-conditional":
+            raise ValueError(
+                "core.mode public needs a semi-parametric model or an adapter-ensemble, got class-conditional"
+            )
+        if self.core.mode != "public" and self.model.kind == "adapter-ensemble":
+            raise ValueError(
+                f"model.kind adapter-ensemble needs core.mode public, got {self.core.mode}: its backbone and "
+                "its keys stay as they are after a deletion, so they must never have seen a deletable image"
+            )
         if self.model.pixel_fusion_width and self.noise.prediction_type != "epsilon":
             raise ValueError(
                 "model.pixel_fusion_width needs noise.prediction_type epsilon, "
                 f"got {self.noise.prediction_type}"
             )
-        if self.training.reorientation and self.model.kind != "semi-parametric":
+        if self.training.reorientation and self.model.of_backbone.kind != "semi-parametric":
             raise ValueError("training.reorientation needs exemplars: set model.kind to semi-parametric")
         steps = self.sampling.num_inference_steps
         if steps > self.noise.num_train_timesteps:
@@ -71,11 +78,26 @@ class RunConfig:
             )
 
     @property
+    def starts_from(self) -> dict[str, str]:
+        """Where first weights come from, by the key of the recipe that names them."""
+        named = {
+            "model.weights": self.model.weights,
+            "model.router.encoder.weights": self.model.router.encoder.weights,
+        }
+        if self.model.kind != "adapter-ensemble":
+            return {}
+        return {key: value for key, value in named.items() if value is not None}
+
+    @property
     def digest(self) -> str:
         """SHA-256 of everything that decides the trained model: data, model, core, noise, training, seed."""
         fields = dataclasses.asdict(self)
-        for name in ("checkpoint_images", "dataloader_workers", "log_with"):
-            del fields["training"][name]
+        for training in (fields["training"], fields["model"]["router"]["training"]):
+            for name in NOT_IN_THE_DIGEST:
+                del training[name]
+        if self.model.kind != "adapter-ensemble":  # As before there was such a thing, so that digests stay.
+            for name in ("backbone", "weights", "prompt", "router", "adapters"):
+                del fields["model"][name]
         if not self.model.pixel_fusion_width:  # As before there was such a thing, so that digests stay.
             del fields["model"]["pixel_fusion_width"]
         if not self.training.reorientation:

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from gen_unlearn.adapters.determinism import environment
+from gen_unlearn.processes import process_state
 from gen_unlearn.repro import software_versions
 from gen_unlearn.sealing import RunKey
 
 
 def differences(versions: Mapping[str, str]) -> str:
     """Say in words what of some versions is another here."""
-    now = environment()
+    now = environment(process_state().device)
     then = {name: version for name, version in versions.items() if now.get(name) != version}
     return ", ".join(f"{name} {version} -> {now.get(name)}" for name, version in then.items())
 

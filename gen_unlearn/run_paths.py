@@ -38,6 +38,7 @@ class RunPaths:
     path: Path
 
     classifier_name: ClassVar[str] = "classifier"
+    router_name: ClassVar[str] = "router"
     exemplars_name: ClassVar[str] = EXEMPLARS
     adapters_name: ClassVar[str] = ADAPTERS
 
@@ -95,6 +96,11 @@ class RunPaths:
     def classifier_path(self) -> Path:
         """The network of a classifier."""
         return self.model_path / self.classifier_name
+
+    @property
+    def router_path(self) -> Path:
+        """What tells which adapters of a generator an image goes to."""
+        return self.model_path / self.router_name
 
     @property
     def exemplars_path(self) -> Path:

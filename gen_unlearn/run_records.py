@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from gen_unlearn.adapters.adapter_folder import AdapterFolder
 from gen_unlearn.adapters.promise import environment_digest
@@ -17,6 +18,7 @@ from gen_unlearn.changes import ADAPTERS
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.ledger import Ledger, LedgerEntry
 from gen_unlearn.manifest import RunManifest, differences
+from gen_unlearn.processes import process_state
 from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.repro import digest_json, ids_from_hex
 from gen_unlearn.run_paths import RunPaths
@@ -44,6 +46,11 @@ class RunRecords(RunPaths):
         return RunManifest.from_file(self.manifest_path)
 
     @property
+    def fitting_device(self) -> torch.device | None:
+        """Where the adapters of an ensemble are fit: LoRA where this process computes, heads on the CPU."""
+        return process_state().device if self.router_path.exists() else None
+
+    @property
     def environment_note(self) -> str:
         """What differs here from where weights and adapters were fit, which can change bits; or nothing."""
         return self.manifest.environment_note + self.adapters_note
@@ -53,7 +60,7 @@ class RunRecords(RunPaths):
         """What differs here from where the adapters of an ensemble that are there were fit; or nothing."""
         if not self.adapters_path.exists():
             return ""
-        others = set(self.ledger.environments) - {environment_digest()}
+        others = set(self.ledger.environments) - {environment_digest(self.fitting_device)}
         if not others:
             return ""
         seen = [self.manifest.versions, *(receipt.versions for receipt in self._rebuildings())]

@@ -198,7 +198,7 @@ class RunFolder(RunRecords):
         if self.has_exemplars:
             exemplars = self.exemplar_folder()
             state = self.state_of(exemplars)
-            here = (environment_digest(),) if self.is_ensemble else None
+            here = (environment_digest(self.fitting_device),) if self.is_ensemble else None
             Ledger.start(self.ledger_path, self.key, state, len(exemplars), files, here)
         else:
             Ledger.start(self.ledger_path, self.key, "", 0, files)

@@ -80,6 +80,8 @@ class SamplePlan:
         """SHA-256 of everything that decides the images, given the generator."""
         fields = asdict(self)
         del fields["sampling"]["batch_size"]
+        if self.sampling.composition == "route":  # Digests stay what they were before there was a choice.
+            del fields["sampling"]["composition"], fields["sampling"]["adapters_per_image"]
         return digest_json(json.loads(json.dumps(fields)))
 
     def path(self, folder: Path, state_digest: str) -> Path:

@@ -19,7 +19,8 @@ from gen_unlearn import shards
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.changes import ChangeFolder
 from gen_unlearn.commands.add import add
-from gen_unlearn.commands.ensemble_changes import rebuild, recipe_of
+from gen_unlearn.commands.ensemble_changes import rebuild
+from gen_unlearn.commands.ensemble_recipe import recipe_of
 from gen_unlearn.commands.forget import forget
 from gen_unlearn.commands.verify import failures, verify
 from gen_unlearn.data import IndexedImages

@@ -168,7 +168,7 @@ def test_the_promise_is_tried_out_with_the_sizes_of_the_adapters(
 ) -> None:
     shapes: list[HeadShape] = []
 
-    def passes(_: object, shape: HeadShape) -> bool:
+    def passes(_: object, shape: HeadShape, __: object) -> bool:
         shapes.append(shape)
         return shape.features != 9
 

@@ -19,7 +19,8 @@ from stopping import before_step, kill_this_process
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.release import Held, HeldBack
 from gen_unlearn.commands.add import add
-from gen_unlearn.commands.ensemble_changes import rebuild, recipe_of
+from gen_unlearn.commands.ensemble_changes import rebuild
+from gen_unlearn.commands.ensemble_recipe import recipe_of
 from gen_unlearn.commands.forget import forget
 from gen_unlearn.commands.verify import failures, verify
 from gen_unlearn.data import IndexedImages

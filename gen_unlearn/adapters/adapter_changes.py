@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from gen_unlearn.adapters.adapter_folder import AdapterChange, AdapterFolder, stage_adapters
-from gen_unlearn.adapters.family import WEIGHTS, AdapterFamily, AdapterState, Subtractable
+from gen_unlearn.adapters.family import (
+    WEIGHTS,
+    AdapterFamily,
+    AdapterState,
+    PixelFamily,
+    Subtractable,
+)
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.routing import members_of
@@ -63,7 +69,7 @@ def stage_rebuild(
     waiting, family = folder.waiting, recipe.family
     if isinstance(family, Subtractable):
         return stage_adapters(folder, _completed(family, folder, waiting.union(again)), staging)
-    rebuilt = fit_members(recipe, exemplars.all_rows(pixels=False), waiting) if waiting else {}
+    rebuilt = fit_members(recipe, rows_of_members(recipe, exemplars, waiting), waiting) if waiting else {}
     sizes = folder.sizes
     return stage_adapters(
         folder, {adapter: (sizes[adapter], rebuilt[adapter]) for adapter in waiting}, staging
@@ -100,10 +106,20 @@ def stage_extension(
         changed[adapter] = sizes.get(adapter, 0) + len(records), state
     missing = {adapter for adapter, (_, state) in changed.items() if state is None} - folder.waiting
     if missing:
-        rows = Rows.joined([exemplars.all_rows(pixels=False), added.without_pixels()])
+        kept = rows_of_members(recipe, exemplars, missing)
+        rows = Rows.joined([kept, added if kept.pixels.ndim > 1 else added.without_pixels()])
         fitted = fit_members(recipe, rows.select(np.argsort(row_keys(rows))), missing)
         changed |= {adapter: (changed[adapter][0], fitted[adapter]) for adapter in missing}
     return stage_adapters(folder, changed, staging)
+
+
+def rows_of_members(recipe: EnsembleRecipe, exemplars: ExemplarFolder, adapters: Iterable[int]) -> Rows:
+    """Read what some adapters are fit on: with pixels, if they are fit on images, their members alone."""
+    rows = exemplars.all_rows(pixels=False)
+    if not isinstance(recipe.family, PixelFamily):
+        return rows
+    routes = Records.of_rows(rows, recipe.shape.features)[1]
+    return exemplars.select(rows.ids[np.isin(routes, sorted(adapters)).any(axis=1)])
 
 
 def fit_members(recipe: EnsembleRecipe, rows: Rows, adapters: Iterable[int]) -> dict[int, AdapterState]:

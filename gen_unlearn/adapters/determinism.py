@@ -10,14 +10,16 @@ import scipy
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from gen_unlearn.adapters.family import AdapterFamily, FitJob, HeadShape, digest_adapter
+from gen_unlearn.adapters.family import AdapterFamily, FitJob, HeadShape, PixelFamily, digest_adapter
 from gen_unlearn.adapters.one_thread import one_thread, pinned_threads
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.repro import ID_BYTES, numpy_generator, software_versions
 
 _USUAL = HeadShape(features=72, classes=5)
+_OF_IMAGES = HeadShape(features=1, classes=1)
 _MOST_FEATURES = 512
 _SIZES = (40, 3, 70)
+_SIZES_OF_IMAGES = (5, 2, 9)
 _PROBED = 7
 
 
@@ -29,19 +31,30 @@ def is_deterministic(family: AdapterFamily, shape: HeadShape | None = None) -> b
     promise that a deletion equals a fresh fit, in bytes, on this machine. Other Python threads cannot fit
     meanwhile; no global generator is touched here.
 
+    A family whose adapters are fit on images is tried out on a few random ones, with a shortened training.
+
     Args:
         family: a frozen dataclass.
         shape: sizes of the adapters, which decide how a library computes; more than 512 features are tried
-            out with 512. 72 features and 5 classes by default.
+            out with 512. By default 72 features and 5 classes, for images of one class.
     """
-    wanted = _USUAL if shape is None else shape
+    usual = _OF_IMAGES if isinstance(family, PixelFamily) else _USUAL
+    wanted = usual if shape is None else shape
     tried = wanted._replace(features=min(wanted.features, _MOST_FEATURES))
-    return _passes(family, tried)  # type: ignore[arg-type]  # A frozen dataclass has a hash.
+    return _passes(family, tried, computing_device(family))  # type: ignore[arg-type]  # Frozen, so hashable.
+
+
+def computing_device(family: AdapterFamily) -> torch.device:
+    """Return where a family computes adapters: on the CPU, unless they are fit on images."""
+    return family.device() if isinstance(family, PixelFamily) else torch.device("cpu")
 
 
 @cache
-def _passes(family: AdapterFamily, shape: HeadShape) -> bool:
-    jobs = _jobs(shape)
+def _passes(family: AdapterFamily, shape: HeadShape, device: torch.device) -> bool:  # noqa: ARG001, a key
+    if isinstance(family, PixelFamily):
+        family, jobs = family.shortened(), _jobs(shape, _SIZES_OF_IMAGES, family.image_shape)
+    else:
+        jobs = _jobs(shape, _SIZES)
     with one_thread():
         ways = [_digest(family, some, shape) for some in (jobs[:1], jobs, jobs[1::-1])]
         with pinned_threads(2), threadpool_limits(2):
@@ -49,9 +62,16 @@ def _passes(family: AdapterFamily, shape: HeadShape) -> bool:
     return len(set(ways)) == 1
 
 
-def environment() -> dict[str, str]:
-    """Return what decides the last bits of floating-point arithmetic: libraries, builds and processor."""
+def environment(device: torch.device | None = None) -> dict[str, str]:
+    """Return what decides the last bits of floating-point arithmetic: libraries, builds and processor.
+
+    Args:
+        device: where adapters are computed, see `computing_device`; a graphics processor is named, with its
+            libraries. The CPU by default.
+    """
     found = {"scipy": scipy.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
+    if device is not None and device.type == "cuda":
+        found |= _graphics(device)
     builds = [
         f"{library['prefix']} {library['version']} {library.get('architecture', '')}".strip()
         for library in threadpool_info()
@@ -60,16 +80,31 @@ def environment() -> dict[str, str]:
     return dict(sorted((software_versions() | found | {"blas": ", ".join(sorted(set(builds)))}).items()))
 
 
-def _jobs(shape: HeadShape) -> list[FitJob]:
-    """Make a fixed problem: a few adapters with members of random codes."""
+def _graphics(device: torch.device) -> dict[str, str]:
+    """Return what decides the bits on a graphics processor: cuBLAS goes by its number of multiprocessors."""
+    units = torch.cuda.get_device_properties(device).multi_processor_count
+    return {
+        "device": f"{torch.cuda.get_device_name(device)}, {units} multiprocessors",
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
+    }
+
+
+def _jobs(
+    shape: HeadShape, sizes: Sequence[int], image_shape: tuple[int, int, int] | None = None
+) -> list[FitJob]:
+    """Make a fixed problem: a few adapters with members of random codes and, if asked for, random pixels."""
     draw = numpy_generator("self-test of adapters")
     jobs = []
-    for adapter, size in enumerate(_SIZES, start=_PROBED):
+    for adapter, size in enumerate(sizes, start=_PROBED):
         codes = draw.integers(-1000, 1000, (size, shape.features)).astype(np.int16)
         labels = draw.integers(0, shape.classes, size)
         ids = draw.integers(0, 256, (size, ID_BYTES)).astype(np.uint8)
         ids[:, 0] = np.arange(size)
-        jobs.append(FitJob(adapter, Records(codes, labels, ids)))
+        pixels = None
+        if image_shape is not None:
+            pixels = draw.integers(0, 256, (size, *image_shape)).astype(np.uint8)
+        jobs.append(FitJob(adapter, Records(codes, labels, ids, pixels)))
     return jobs
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from gen_unlearn.adapters.answering import Answers, answers
-from gen_unlearn.adapters.family import AdapterState, Subtractable, digest_adapter, has_weights
+from gen_unlearn.adapters.family import AdapterState, PixelFamily, Subtractable, digest_adapter, has_weights
 from gen_unlearn.adapters.promise import fit_here, promised_level
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
@@ -21,7 +21,7 @@ from gen_unlearn.adapters.routing import members_of, route
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.indexed_images import first_few
 from gen_unlearn.receipts import DeletionReceipt, Level
-from gen_unlearn.repro import digest_json, ids_to_hex, software_versions
+from gen_unlearn.repro import digest_json, ids_to_hex, image_ids, software_versions
 from gen_unlearn.row_lookup import RowLookup
 from gen_unlearn.set_digest import ClassSums
 
@@ -47,7 +47,8 @@ class AdapterEnsemble:
             are made from sums are completed again, with the next rebuilding; others never are.
 
     Raises:
-        ValueError: `states` are not those of the adapters with members.
+        ValueError: `states` are not those of the adapters with members, or the records have no pixels, or
+            others than adapters are fit on.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class AdapterEnsemble:
         states: Mapping[int, AdapterState],
         environments: Collection[str] | None = None,
     ) -> None:
+        _require_pixels(recipe, records)
         self.environments = environments
         self.recipe, self.routes = recipe, routes.astype(np.int16)
         self.records = records.select(np.arange(len(records)))  # A copy: deleted rows are zeroed in it.
@@ -80,6 +82,7 @@ class AdapterEnsemble:
     @classmethod
     def fit(cls, recipe: EnsembleRecipe, records: Records) -> AdapterEnsemble:
         """Route records and fit all adapters."""
+        _require_pixels(recipe, records)
         routes = route(records.codes, recipe.keys, recipe.neighbours)
         members = dict(enumerate(members_of(routes, len(recipe.keys))))
         return cls(recipe, records, routes, recipe.fit(records, members))
@@ -176,7 +179,7 @@ class AdapterEnsemble:
         return [adapter for adapter in chosen if digests.get(adapter) != self._digests.get(adapter)]
 
     def verify(self) -> None:
-        """Check records, routes and adapters against what the state says of itself.
+        """Check records, routes and adapters against what the state says of itself, and pixels against ids.
 
         Raises:
             ValueError: something was changed by other means than a deletion; says what.
@@ -185,6 +188,7 @@ class AdapterEnsemble:
         digests = {adapter: digest_adapter(state) for adapter, state in self.states.items()}
         fits = {
             "records": _sums_of(records, self.recipe.shape.classes).rows == self._tally.rows,
+            "pixels": records.pixels is None or np.array_equal(image_ids(records.pixels), records.ids),
             "routes": np.array_equal(routes, route(records.codes, self.recipe.keys, self.recipe.neighbours)),
             "adapters": digests == self._digests,
         }
@@ -248,6 +252,14 @@ class AdapterEnsemble:
         for column in (*self.records.columns, self.routes):
             column[rows] = 0
         self._held[rows] = False
+
+
+def _require_pixels(recipe: EnsembleRecipe, records: Records) -> None:
+    """Check, before anything is deleted, that adapters can be rebuilt."""
+    family, pixels = recipe.family, records.pixels
+    if isinstance(family, PixelFamily) and (pixels is None or pixels.shape[1:] != family.image_shape):
+        got = "none" if pixels is None else f"some of shape {pixels.shape[1:]}"
+        raise ValueError(f"expected records with pixels of shape {family.image_shape}, got {got}")
 
 
 def _sums_of(records: Records, classes: int) -> ClassSums:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
+import torch
 
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.repro import digest_arrays, digest_json
@@ -69,8 +70,15 @@ class PixelFamily(AdapterFamily, Protocol):
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the images."""
 
+    @property
+    def stack(self) -> int:
+        """Adapters that are trained together."""
+
     def shortened(self) -> Self:
         """Return the family with as short a training as still shows what its bits depend on."""
+
+    def device(self) -> torch.device:
+        """Return where adapters are computed, which decides their bits."""
 
 
 @runtime_checkable

@@ -1,7 +1,8 @@
 """LoRA adapters of a frozen denoiser, each trained on its members alone, with equal bits every time.
 
 All that is random of an image in an epoch (noise, timestep, mirroring, whether its class is told) is a hash
-of the seed, the adapter, the epoch and the sample id: not of the other images, nor of their order.
+of the seed, the adapter, the epoch and the sample id: not of the other images, nor of their order. So is
+which other members a semi-parametric denoiser looks at, among those that are there.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gen_unlearn.adapters.companions import NOBODY, companions
 from gen_unlearn.adapters.family import AdapterState, FitJob, HeadShape
 from gen_unlearn.adapters.one_thread import one_thread
 from gen_unlearn.adapters.stacks import EMPTY, StackPlan, adamw_step, fit_in_stacks
+from gen_unlearn.adapters.strict import strict_arithmetic
 from gen_unlearn.models.frozen_denoiser import NULL_CLASS, FrozenDenoiser
 from gen_unlearn.models.stacked_lora import DOWN, UP, Factors, LoraLayer, adapted, factor_shapes, lora_layers
 from gen_unlearn.repro import torch_generator
@@ -97,10 +100,15 @@ class LoraAdapters:
     denoiser: Callable[[], FrozenDenoiser] = field(compare=False, repr=False)
 
     def fit(self, jobs: Sequence[FitJob], shape: HeadShape, seed: int) -> list[AdapterState]:  # noqa: ARG002
-        """Train adapters, each on its members alone; those of similar size are stacked."""
+        """Train adapters, each on its members alone; those of similar size are stacked.
+
+        Raises:
+            ValueError: members are without pixels, or the denoiser takes no such adapters, or no such stack.
+        """
         denoiser = self.denoiser()
+        denoiser.require_stack(self.config.stack)
         layers = lora_layers(denoiser.network, self.config.targets, denoiser.adaptable)
-        with one_thread():
+        with one_thread(), strict_arithmetic(denoiser.device):
             return fit_in_stacks(
                 jobs,
                 self.config.stack,
@@ -110,6 +118,15 @@ class LoraAdapters:
     def visits(self, members: int) -> int:
         """Return how often images are read to fit an adapter of so many members."""
         return self.config.epochs * members
+
+    def device(self) -> torch.device:
+        """Return where adapters are trained: where the denoiser is."""
+        return self.denoiser().device
+
+    @property
+    def stack(self) -> int:
+        """Adapters that are trained together."""
+        return self.config.stack
 
     def shortened(self) -> Self:
         """Return the same with two epochs."""
@@ -125,6 +142,7 @@ class _Rows(NamedTuple):
         timesteps: int64 ``(rows,)``.
         labels: class of each row, int64 ``(rows,)``.
         shares: how much each row counts in its adapter's mean, float32 ``(rows,)``.
+        beside: of each row the members that it is denoised beside, where the denoiser looks at any.
     """
 
     clean: Tensor
@@ -132,6 +150,7 @@ class _Rows(NamedTuple):
     timesteps: Tensor
     labels: np.ndarray
     shares: Tensor
+    beside: list[np.ndarray]
 
 
 class _Stack:
@@ -149,6 +168,9 @@ class _Stack:
         self.plan = StackPlan.of(jobs, config.epochs, config.batch_size, config.stack, seed)
         self.clean = [self._encoded(job, mirrored=False) for job in jobs]
         self.mirrored = [self._encoded(job, mirrored=True) for job in jobs] if config.horizontal_flip else []
+        pixels = jobs[0].members.pixels
+        assert pixels is not None, "they are encoded above"
+        self.tokens = denoiser.tokens(pixels)
 
     def _encoded(self, job: FitJob, mirrored: bool) -> Tensor:
         pixels = job.members.pixels
@@ -188,7 +210,8 @@ class _Stack:
             else targets[kind]
         )
         with torch.enable_grad(), adapted(self.layers, factors, self.config.scale):
-            predicted = self.denoiser.predict(noisy, rows.timesteps, rows.labels)
+            context = self.denoiser.beside(self.tokens, rows.beside)
+            predicted = self.denoiser.predict(noisy, rows.timesteps, rows.labels, context)
             errors = (predicted - target).square().mean(dim=(1, 2, 3))
             return torch.autograd.grad((errors * rows.shares).sum(), parameters)
 
@@ -198,6 +221,7 @@ class _Stack:
         count = planned.size
         clean, noise = torch.zeros(count, *shape), torch.zeros(count, *shape)
         timesteps, labels = torch.zeros(count, dtype=torch.int64), np.zeros(count, dtype=np.int64)
+        beside = [NOBODY] * count
         for row, (place, member) in enumerate(_places_and_members(planned)):
             if member == EMPTY:
                 continue
@@ -213,8 +237,14 @@ class _Stack:
             clean[row] = images[place][member]
             told = dropped >= self.config.label_dropout or not self.denoiser.has_null_class
             labels[row] = members.labels[member] if told else NULL_CLASS
+            if told and self.denoiser.exemplars_per_image:
+                beside[row] = companions(
+                    members, member, self.denoiser.exemplars_per_image, self.seed, "beside", adapter, epoch
+                )
         device, shares = self.denoiser.device, self.plan.shares(step).view(-1)
-        return _Rows(clean.to(device), noise.to(device), timesteps.to(device), labels, shares.to(device))
+        return _Rows(
+            clean.to(device), noise.to(device), timesteps.to(device), labels, shares.to(device), beside
+        )
 
     def _clip(self, gradients: Sequence[Tensor]) -> None:
         """Scale down the gradient of each adapter by itself: one norm for all would couple them."""

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from gen_unlearn.adapters.determinism import environment, is_deterministic
+import torch
+
+from gen_unlearn.adapters.determinism import computing_device, environment, is_deterministic
 from gen_unlearn.adapters.family import AdapterFamily, HeadShape
 from gen_unlearn.adapters.routing import KeySource
 from gen_unlearn.receipts import Level
 from gen_unlearn.repro import digest_json
 
 
-def environment_digest() -> str:
-    """Return the SHA-256 of what decides the last bits here, see `gen_unlearn.adapters.determinism`."""
-    return digest_json(environment())
+def environment_digest(device: torch.device | None = None) -> str:
+    """Return the SHA-256 of what decides the last bits here, see `gen_unlearn.adapters.determinism`.
+
+    Args:
+        device: where adapters are computed; the CPU by default.
+    """
+    return digest_json(environment(device))
 
 
-def fit_here(environments: Collection[str] | None) -> bool:
-    """Return whether adapters were fit with what there is here, from the digests of where they were."""
-    return environments is None or set(environments) <= {environment_digest()}
+def fit_here(environments: Collection[str] | None, device: torch.device | None = None) -> bool:
+    """Return whether adapters were fit with what there is here, from the digests of where they were.
+
+    Args:
+        environments: these digests; `None` if all were fit by this process.
+        device: where adapters are computed here; the CPU by default.
+    """
+    return environments is None or set(environments) <= {environment_digest(device)}
+
+
+def masked_level(source: KeySource) -> Level:
+    """Return the level of the promise while adapters wait to be rebuilt, from what the keys were made of."""
+    return "exemplar-only" if source == "training-samples" else "influence-free"
 
 
 def promised_level(
@@ -38,9 +54,7 @@ def promised_level(
             can have other bits.
         shape: sizes of the adapters, which it is tried out with; usual ones by default.
     """
-    if source == "training-samples":
-        return "exemplar-only"
-    if waiting:
-        return "influence-free"
-    exact = fit_here(environments) and is_deterministic(family, shape)
+    if waiting or source == "training-samples":
+        return masked_level(source)
+    exact = fit_here(environments, computing_device(family)) and is_deterministic(family, shape)
     return "bit-exact" if exact else "distributional"

@@ -161,3 +161,31 @@ def shared_streams(
                     f"{other[1]}: derive seeds by hashing, not by adding"
                 )
     return Leak("seeds", tuple(sorted(sharing)), example) if sharing else None
+
+
+def unstable_orders(
+    order: Callable[[np.ndarray, int], np.ndarray], ids: np.ndarray, adapters: Iterable[int]
+) -> Leak | None:
+    """Look for orders of reading in which a removal moves the others, as shuffles by position do.
+
+    Such an adapter can be deleted from exactly all the same, but none of its steps stays what it was.
+
+    Args:
+        order: maps sample ids, uint8 ``(n, 16)``, sorted, and an adapter to the rows in the order in which
+            they are read, integers ``(n,)``.
+        ids: of a few records; each is removed once.
+        adapters: which.
+
+    Returns:
+        The adapters whose order changes, or `None`.
+    """
+    rows = np.arange(len(ids))
+    unstable = set()
+    for adapter in adapters:
+        before = order(ids, adapter)
+        for gone in rows:
+            left = rows[rows != gone]
+            if not np.array_equal(left[order(ids[left], adapter)], before[before != gone]):
+                unstable.add(adapter)
+    explanation = "a removal moves the records that are left: sort them by a hash of their ids"
+    return Leak("order of reading", tuple(sorted(unstable)), explanation) if unstable else None

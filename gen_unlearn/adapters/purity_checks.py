@@ -32,6 +32,7 @@ Input = Literal[
     "an unrelated record",
     "a far record",
     "seeds",
+    "order of reading",
 ]
 
 _FAR = 30 * STEPS
@@ -194,10 +195,12 @@ def _a_far_record(trial: Trial) -> set[int]:
     records, found = trial.records, set()
     direction = numpy_generator("purity", "far").choice([-_FAR, _FAR], records.codes.shape[1])
     for code in (direction, -direction):
+        pixels = records.pixels
         far = Records(
             np.concatenate([records.codes, code[None].astype(np.int16)]),
             np.append(records.labels, records.labels[0]),
             np.concatenate([records.ids, np.full((1, ID_BYTES), 255, dtype=np.uint8)]),
+            None if pixels is None else np.concatenate([pixels, np.full_like(pixels[:1], 255)]),
         )
         found |= trial.touched_by(in_order(far))
     return found
@@ -241,17 +244,22 @@ CHECKS: Mapping[Input, tuple[Callable[[Trial], set[int]], str]] = {
 
 
 def _replaced(trial: Trial, rows: np.ndarray) -> Records:
-    """Change the labels of some records, given by a mask, and their codes where that moves no route."""
+    """Change labels of some records, given by a mask, and codes and pixels where that moves no route."""
     records = trial.records
     known = np.unique(records.labels)
     labels, codes = records.labels.copy(), records.codes.copy()
     labels[rows] = known[(np.searchsorted(known, labels[rows]) + 1) % len(known)]
     noise = numpy_generator("purity", "codes").integers(-STEPS // 4, STEPS // 4, codes.shape)
     codes[rows] = (codes[rows] + noise[rows]).clip(-LARGEST_CODE, LARGEST_CODE).astype(np.int16)
-    routes = trial.method.routes(Records(codes, labels, records.ids), trial.public)
-    moved = (routes != trial.routes).any(axis=1)
+    pixels = None if records.pixels is None else records.pixels.copy()
+    if pixels is not None:
+        pixels[rows] = 255 - pixels[rows]
+    changed = Records(codes, labels, records.ids, pixels)
+    moved = (trial.method.routes(changed, trial.public) != trial.routes).any(axis=1)
     codes[moved] = records.codes[moved]
-    return Records(codes, labels, records.ids)
+    if pixels is not None and records.pixels is not None:
+        pixels[moved] = records.pixels[moved]
+    return changed
 
 
 @contextmanager

@@ -97,8 +97,8 @@ def add(run: RunFolder, data: IndexedImages, wait: float = LOCK_SECONDS) -> int:
 
 
 def _exemplars(run: RunFolder, data: IndexedImages) -> Rows:
-    """Return images as exemplars of a run, with the keys that its classifier gives them."""
-    if run.recipe.task == "classification":
+    """Return images as exemplars of a run, with the keys or routes that its encoder gives them."""
+    if run.recipe.task == "classification" or run.is_ensemble:
         rows = encode_again(run, data).exemplars
         assert rows is not None, "a run with exemplars is semi-parametric"
         return rows

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.runs import RunFolder
 
 _DERIVED = {
@@ -48,17 +47,14 @@ def remaining(run: RunFolder, removed: tuple[str, ...] = ()) -> tuple[str, ...]:
 
 def _weights_from_elsewhere(run: RunFolder) -> Iterator[str]:
     """Yield what is not known of weights that the training did not draw itself."""
-    recipe = run.recipe
-    if not isinstance(recipe, ClassifierRunConfig) or recipe.starts_from is None:
-        return
-    key, value = recipe.starts_from
     digest = run.manifest.started_from or "not recorded"
-    encoder = key == "training.encoder_run"
-    start = "its encoder was taken over" if encoder else "the training started from these weights"
-    yield (
-        f"{key} {value} (SHA-256 of the weights {digest}): {start}; what they were trained on is not known "
-        "to this program"
-    )
+    for key, value in run.recipe.starts_from.items():
+        encoder = key == "training.encoder_run"
+        start = "its encoder was taken over" if encoder else "the training started from these weights"
+        yield (
+            f"{key} {value} (SHA-256 of the weights {digest}): {start}; what they were trained on is not "
+            "known to this program"
+        )
 
 
 def _besides_the_state(run: RunFolder) -> list[str]:

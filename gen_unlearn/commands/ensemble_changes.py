@@ -17,64 +17,31 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError, safe_open
 
 from gen_unlearn.adapters.adapter_changes import stage_extension, stage_rebuild, stage_withdrawal
 from gen_unlearn.adapters.adapter_folder import AdapterChange, AdapterFolder
 from gen_unlearn.adapters.determinism import environment
-from gen_unlearn.adapters.encoding import ensemble_recipe
 from gen_unlearn.adapters.ensemble import ARTEFACT
 from gen_unlearn.adapters.family import Subtractable
-from gen_unlearn.adapters.promise import environment_digest
+from gen_unlearn.adapters.promise import environment_digest, promised_level
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.release import HeldBack
-from gen_unlearn.adapters.routing import Keys
 from gen_unlearn.changes import ADAPTERS, LOCK_SECONDS, ChangeFolder
 from gen_unlearn.commands.derived import remaining
+from gen_unlearn.commands.ensemble_recipe import recipe_of, require_ensemble
 from gen_unlearn.commands.filing import filed
 from gen_unlearn.exemplar_changes import not_held
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.ledger import Ledger, LedgerEntry
-from gen_unlearn.promises import promise_of_recipe
 from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.run_records import stores_digest
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.sealing import Tombstones
-from gen_unlearn.shards import Rows, sha256
+from gen_unlearn.shards import Rows
 
 Rebuilding = Literal["now", "later"]
 """When the adapters that a deletion masks are rebuilt."""
-
-
-def require_ensemble(run: RunFolder) -> None:
-    """Raise a ValueError unless a run is an adapter ensemble."""
-    if not run.is_ensemble:
-        raise ValueError(
-            f"expected an adapter ensemble, got {run.path}, a {run.recipe.model.kind} model: it has no "
-            f"adapters to rebuild; a deletion from a semi-parametric model is complete at once"
-        )
-
-
-def recipe_of(run: RunFolder) -> EnsembleRecipe:
-    """Return what decides the adapters of a run; its encoder is not loaded.
-
-    Raises:
-        ValueError: the run is no adapter ensemble, or its keys are not there.
-    """
-    require_ensemble(run)
-    config, path = run.classifier_config, run.classifier_path / SAFETENSORS_WEIGHTS_NAME
-    expected = run.ledger.entries[0].files or {}
-    try:
-        content = path.read_bytes()
-        if sha256(content) != expected.get(path.relative_to(run.path).as_posix()):
-            raise ValueError(f"{path} was changed since the training; nothing was changed; put it back")
-        with safe_open(path, framework="numpy") as tensors:
-            keys = Keys(tensors.get_tensor("key_codes"), config.model.adapters.keys)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{run.classifier_path} holds no keys of adapters: {error}") from error
-    return ensemble_recipe(config, keys, run.exemplar_folder().class_names)
 
 
 class EnsembleChange(NamedTuple):
@@ -120,7 +87,7 @@ def extend(run: RunFolder, exemplars: ExemplarFolder, rows: Rows, prepared: Chan
     adapters, ledger = run.adapter_folder(), run.ledger
     again = _fit_elsewhere(recipe, adapters, ledger)
     change = stage_extension(recipe, adapters, exemplars, added, staging, again)
-    return EnsembleChange(change, _held_back(run, recipe, added), _environments(ledger, adapters, again))
+    return EnsembleChange(change, _held_back(run, recipe, added), _environments(run, ledger, adapters, again))
 
 
 def _fit_elsewhere(recipe: EnsembleRecipe, folder: AdapterFolder, ledger: Ledger) -> frozenset[int]:
@@ -130,16 +97,19 @@ def _fit_elsewhere(recipe: EnsembleRecipe, folder: AdapterFolder, ledger: Ledger
     return frozenset(folder.files) - folder.waiting
 
 
-def _environments(ledger: Ledger, folder: AdapterFolder, again: frozenset[int]) -> tuple[str, ...]:
+def _environments(
+    run: RunFolder, ledger: Ledger, folder: AdapterFolder, again: frozenset[int]
+) -> tuple[str, ...]:
     """Return where the adapters were fit once those that wait or are completed again are fit here."""
     others = folder.files.keys() - folder.waiting - again
-    return tuple(sorted({environment_digest(), *(ledger.environments if others else ())}))
+    here = environment_digest(run.fitting_device)
+    return tuple(sorted({here, *(ledger.environments if others else ())}))
 
 
 def _held_back(run: RunFolder, recipe: EnsembleRecipe, rows: Rows) -> dict[str, bytes]:
     """Return the private file that counts records which are deleted or added."""
     routes = Records.of_rows(rows, recipe.shape.features)[1]
-    release = run.classifier_config.model.adapters.release
+    release = run.recipe.model.adapters.release
     held = HeldBack.load(run.held_back_path).changed(routes, release, datetime.now(UTC))
     return {run.held_back_path.name: held.to_json().encode()}
 
@@ -204,12 +174,12 @@ def _rebuild(run: RunFolder) -> Rebuilt | None:
         again = _fit_elsewhere(recipe, adapters, ledger)
         change = stage_rebuild(recipe, adapters, exemplars, prepared.staging(ADAPTERS), again)
         digest = stores_digest(exemplars.digest, change.digest)
-        environments = _environments(ledger, adapters, again)
+        environments = _environments(run, ledger, adapters, again)
         masking = _completing(run, pending)
         receipt = replace(
             masking,
-            level=promise_of_recipe(run.recipe, environments=environments, shape=recipe.shape)[1],
-            versions=_versions(environments),
+            level=promised_level(recipe.keys.source, recipe.family, False, environments, recipe.shape),
+            versions=_versions(run, environments),
             remaining=len(exemplars),
             digest_before=run.state_of(exemplars),
             digest_after=digest,
@@ -237,11 +207,11 @@ def complete(run: RunFolder, receipt: DeletionReceipt) -> tuple[DeletionReceipt,
     return replace(receipt, **now), rebuilt.path
 
 
-def _versions(environments: tuple[str, ...]) -> dict[str, str]:
+def _versions(run: RunFolder, environments: tuple[str, ...]) -> dict[str, str]:
     """Return what rebuilds here and, if other adapters were fit with something else, that they were."""
-    others = len(set(environments) - {environment_digest()})
+    others = len(set(environments) - {environment_digest(run.fitting_device)})
     note = f"not all fit with this, but some in {others} other environments: equal only in law to a fresh fit"
-    return environment() | ({ADAPTERS: note} if others else {})
+    return environment(run.fitting_device) | ({ADAPTERS: note} if others else {})
 
 
 def _completing(run: RunFolder, pending: Sequence[LedgerEntry]) -> DeletionReceipt:

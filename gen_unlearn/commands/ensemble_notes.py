@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gen_unlearn.adapters.records import Records
-from gen_unlearn.commands.ensemble_changes import Rebuilding, Rebuilt, completed_by, recipe_of
+from gen_unlearn.commands.ensemble_changes import Rebuilding, Rebuilt, completed_by
+from gen_unlearn.commands.ensemble_recipe import recipe_of
 from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.words import counted
@@ -24,7 +25,7 @@ def state_notes(run: RunFolder) -> list[str]:
         verbs = "is masked and does" if waiting == 1 else "are masked and do"
         command = f"gen-unlearn forget {shlex.quote(str(run.path))} --rebuild"
         notes.append(f"{counted(waiting, 'adapter')} {verbs} not answer; to rebuild them: {command}")
-    release = run.classifier_config.model.adapters.release
+    release = run.recipe.model.adapters.release
     held = run.held_back(release)
     if held.adapters:
         verb = "is" if len(held.adapters) == 1 else "are"

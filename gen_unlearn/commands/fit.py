@@ -13,6 +13,7 @@ from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.fit_classifier import ClassifierTraining
 from gen_unlearn.commands.fit_ensemble import EnsembleTraining
 from gen_unlearn.commands.fit_generator import GeneratorTraining
+from gen_unlearn.commands.fit_lora_ensemble import LoraEnsembleTraining
 from gen_unlearn.commands.trained_classifier import TrainedClassifier
 from gen_unlearn.commands.trained_ensemble import TrainedEnsemble
 from gen_unlearn.config import Recipe, RunConfig
@@ -38,7 +39,9 @@ class Training(Protocol):
 
 
 @overload
-def fresh_training(config: RunConfig, parts: CoreSplit, project: Path | None) -> GeneratorTraining: ...
+def fresh_training(
+    config: RunConfig, parts: CoreSplit, project: Path | None
+) -> GeneratorTraining | LoraEnsembleTraining: ...
 
 
 @overload
@@ -61,7 +64,8 @@ def fresh_training(config: Recipe, parts: CoreSplit, project: Path | None) -> Tr
     accelerator = _accelerator(config, project)
     fresh: Training
     if isinstance(config, RunConfig):
-        fresh = GeneratorTraining.of(config, parts, accelerator)
+        kind = LoraEnsembleTraining if config.model.kind == "adapter-ensemble" else GeneratorTraining
+        fresh = kind.of(config, parts, accelerator)
     elif config.model.kind == "adapter-ensemble":
         fresh = EnsembleTraining.of(config, parts, accelerator)
     else:
@@ -77,10 +81,11 @@ def fit(
     exemplars: IndexedImages | None = None,
     checkpoints: CheckpointFolder | None = None,
     description: str = "train",
-) -> tuple[GeneratorPipeline, Progress]:
-    """Fit a generator to `data`; return its pipeline, and the steps, seconds and loss it took.
+) -> tuple[GeneratorPipeline | TrainedEnsemble, Progress]:
+    """Fit a generator to `data`; return it, and the steps, seconds and loss it took.
 
-    The result is a function of the recipe and of the images. Raises `TrainingInterruptedError` on Ctrl-C.
+    The adapters of an adapter ensemble are fit to `exemplars`; every other generator is a pipeline. The
+    result is a function of the recipe and of the images. Raises `TrainingInterruptedError` on Ctrl-C.
 
     Args:
         config: the recipe; its `core` section does not matter here.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from gen_unlearn.changes import ADAPTERS, EXEMPLARS, LOCK_SECONDS
 from gen_unlearn.commands.derived import remaining, removable
-from gen_unlearn.commands.ensemble_changes import Rebuilding, complete, require_ensemble, withdraw
+from gen_unlearn.commands.ensemble_changes import Rebuilding, complete, withdraw
+from gen_unlearn.commands.ensemble_recipe import require_ensemble
 from gen_unlearn.commands.filing import filed
 from gen_unlearn.commands.requests import ForgetRequest
 from gen_unlearn.commands.search import Selection
@@ -148,7 +149,7 @@ def _receipt(
     purged: tuple[str, ...],
     seconds: float,
 ) -> DeletionReceipt:
-    artefact, level = promise_of_recipe(run.recipe, waiting=True)
+    artefact, level = promise_of_recipe(run.recipe)
     names = folder.class_names
     return DeletionReceipt(
         artefact=artefact,

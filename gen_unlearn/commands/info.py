@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from gen_unlearn.adapters.adapter_folder import AdapterFolder
+from gen_unlearn.adapters.families import AdaptersConfig
+from gen_unlearn.commands.ensemble_recipe import level_of
 from gen_unlearn.promises import promise_of_recipe
 from gen_unlearn.repro import software_versions
 from gen_unlearn.runs import RunFolder
@@ -50,8 +52,7 @@ def describe_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         store = run.exemplar_folder()
         facts["core"] = run.recipe.core.mode
         ensemble = _ensemble(run, len(store)) if run.is_ensemble else {}
-        waiting = bool(ensemble) and ensemble["adapters_waiting"] > 0
-        facts["level"] = promise_of_recipe(run.recipe, waiting, run.ledger.environments)[1]
+        facts["level"] = level_of(run) if run.is_ensemble else promise_of_recipe(run.recipe)[1]
         counts = np.bincount(store.labels, minlength=len(store.class_names))
         facts["exemplars"] = len(store)
         facts["exemplars_per_class"] = dict(zip(store.class_names, counts.tolist(), strict=True))
@@ -69,7 +70,7 @@ def _ensemble(run: RunFolder, records: int) -> dict[str, Any]:
 
     The load imbalance is what a deletion costs against adapters of equal size, ``n sum(m^2) / (k N)^2``.
     """
-    config = run.classifier_config.model.adapters
+    config = run.recipe.model.adapters
     stored, held = AdapterFolder.open(run.adapters_path), run.held_back(config.release)
     sizes = list(stored.sizes.values())
     loads = (
@@ -78,7 +79,7 @@ def _ensemble(run: RunFolder, records: int) -> dict[str, Any]:
     return {
         "adapters": config.count,
         "neighbours": config.neighbours,
-        "family": config.family,
+        "family": config.family if isinstance(config, AdaptersConfig) else "lora",
         "keys": config.keys,
         "adapters_empty": config.count - len(sizes),
         "adapters_waiting": len(stored.waiting),

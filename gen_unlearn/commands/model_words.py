@@ -1,8 +1,10 @@
-"""A classifier in words, for its report."""
+"""A model in words, for its report."""
 
 from __future__ import annotations
 
 from gen_unlearn.classifier_config import ClassifierRunConfig
+from gen_unlearn.config import RunConfig
+from gen_unlearn.generator_ensemble_config import LoraEnsembleConfig
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.words import counted
 
@@ -22,11 +24,26 @@ def encoder_words(config: ClassifierRunConfig) -> str:
     return f"{text}, frozen" if frozen else text
 
 
+def backbone_words(run: RunFolder, config: RunConfig) -> str:
+    """Say what an ensemble that generates adapts, and what it was trained on, without the places of files."""
+    if config.model.weights is not None:
+        return "weights from elsewhere, frozen; what they saw is not known here"
+    public = (
+        f"{counted(len(run.core_ids), 'public image')} of the core" if run.core_path.exists() else "the core"
+    )
+    return f"{config.model.backbone} UNet, trained on {public}, frozen"
+
+
 def adapter_words(run: RunFolder) -> str:
     """Say how many adapters there are, of which kind, and how many cannot answer."""
-    config, stored = run.classifier_config.model.adapters, run.adapter_folder()
+    config, stored = run.recipe.model.adapters, run.adapter_folder()
     empty, waiting = config.count - len(stored.sizes), len(stored.waiting)
-    text = f"{config.count:,} {config.family} heads, {config.neighbours} asked for each image"
+    if isinstance(config, LoraEnsembleConfig):
+        text = (
+            f"{config.count:,} LoRA adapters of rank {config.lora.rank}, {config.neighbours} for each image"
+        )
+    else:
+        text = f"{config.count:,} {config.family} heads, {config.neighbours} asked for each image"
     if empty:
         text += (
             f"; {counted(empty, 'adapter')} without images, which {'do' if empty > 1 else 'does'} not answer"

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from gen_unlearn.adapters.determinism import environment
-from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.fit import fresh_training
-from gen_unlearn.config import Recipe
+from gen_unlearn.config import Recipe, RunConfig
 from gen_unlearn.core import CoreSplit, split_core
 from gen_unlearn.data import Split, load_split
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.manifest import RunManifest, TrainingRecord
 from gen_unlearn.metrics.weights import file_sha256
-from gen_unlearn.repro import digest_bytes, digest_state, software_versions
+from gen_unlearn.processes import process_state
+from gen_unlearn.repro import digest_bytes, digest_json, digest_state, software_versions
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.sealing import RunKey, Tombstones
 from gen_unlearn.training.checkpoint import CheckpointFolder
@@ -55,7 +55,7 @@ def train(
         image_shape=parts.core.image_shape,
         without=None if without is None else without.digest,
         started_from=starting_weights(config),
-        versions=environment() if config.model.kind == "adapter-ensemble" else software_versions(),
+        versions=_versions(config),
     )
     run = RunFolder.create(out, config, manifest, without)
     run.keep_split(split.test, parts)
@@ -76,6 +76,13 @@ def train(
     return run
 
 
+def _versions(config: Recipe) -> dict[str, str]:
+    """Return the software; of an adapter ensemble also what else decides the last bits of its adapters."""
+    if config.model.kind != "adapter-ensemble":
+        return software_versions()
+    return environment(process_state().device if isinstance(config, RunConfig) else None)
+
+
 def is_trained(out: Path) -> bool:
     """Tell whether a folder holds a run whose training is complete."""
     run = RunFolder(out)
@@ -86,23 +93,29 @@ def starting_weights(config: Recipe) -> str | None:
     """Return the SHA-256 of the weights that a recipe names to start from, as they are now.
 
     Of a file it is what `sha256sum` prints; of a folder that of the sums of its configuration and safetensors
-    files, in the order of their names; of a run, that of the weights its training ended with.
+    files, in the order of their names; of a run, that of the weights its training ended with. Where a recipe
+    names several, it is that of their digests.
 
     Raises:
         ValueError: there are no such weights.
     """
-    if not isinstance(config, ClassifierRunConfig) or config.starts_from is None:
-        return None
-    key, value = config.starts_from
+    digests = [_digest_of_weights(key, value) for key, value in sorted(config.starts_from.items())]
+    return digest_json(digests) if len(digests) > 1 else next(iter(digests), None)
+
+
+def _digest_of_weights(key: str, value: str) -> str:
     if key == "training.encoder_run":
         record = RunFolder.open(Path(value).expanduser()).manifest.training
         assert record is not None, "an opened run is trained"
         return record.weights_digest
-    path = Path(value)
+    path = Path(value).expanduser()
     try:
         if path.is_file():
             return file_sha256(path)
-        files = [path / "config.json", *sorted(path.glob("*.safetensors"))]
+        if (path / "model_index.json").is_file():  # A diffusers pipeline.
+            files = sorted(file for file in path.rglob("*") if file.suffix in (".json", ".safetensors"))
+        else:
+            files = [path / "config.json", *sorted(path.glob("*.safetensors"))]
         return digest_bytes(*(file_sha256(file).encode() for file in files))
     except OSError as error:
         raise ValueError(f"expected weights at {value}, which {key} names, got none: {error}") from error
@@ -159,7 +172,7 @@ def deleted_from(paths: Sequence[Path]) -> tuple[Tombstones, RunFolder]:
 def describe(run: RunFolder) -> dict[str, Any]:
     """Return the facts of a trained run, for people and for ``--json``.
 
-    The loss of an ensemble whose encoder was given, and not trained, is `None`.
+    The loss of an ensemble whose encoder or backbone was given, and not trained, is `None`.
     """
     manifest = run.manifest
     if manifest.training is None:
@@ -168,13 +181,14 @@ def describe(run: RunFolder) -> dict[str, Any]:
         f"{'seconds_train' if name == 'seconds' else name}": value
         for name, value in asdict(manifest.training).items()
     }
-    encoder = given_encoder(run)
-    return facts if encoder is None else facts | {"loss": None, "encoder": encoder}
+    return facts | ({"loss": None} | given_network(run) if given_network(run) else {})
 
 
-def given_encoder(run: RunFolder) -> str | None:
-    """Return where the encoder of an ensemble came from, if its weights were given; else `None`."""
-    return run.classifier_config.model.encoder.weights if run.is_ensemble else None
+def given_network(run: RunFolder) -> dict[str, str]:
+    """Return where the frozen network of an ensemble came from, by what it is, if its weights were given."""
+    names = {"model.encoder.weights": "encoder", "model.weights": "backbone"} if run.is_ensemble else {}
+    given = run.recipe.starts_from
+    return {name: given[key] for key, name in names.items() if key in given}
 
 
 def summary(facts: dict[str, Any], before: bool) -> str:
@@ -186,7 +200,8 @@ def summary(facts: dict[str, Any], before: bool) -> str:
     """
     took = f"{facts['seconds_train']:.0f} s"
     if facts["loss"] is None:
-        ended = f"encoder taken from {facts['encoder']}, not trained: training.* says nothing here"
+        name = "backbone" if "backbone" in facts else "encoder"
+        ended = f"{name} taken from {facts[name]}, not trained: training.* says nothing here"
     else:
         ended = f"loss {facts['loss']:.4f}"
     if before:

@@ -10,11 +10,15 @@ from pathlib import Path
 import torch
 
 from gen_unlearn.adapters.encoding import encode_records
+from gen_unlearn.commands.ensemble_recipe import recipe_of
 from gen_unlearn.commands.trained_ensemble import TrainedEnsemble
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplar_keys import encode_exemplars, save_exemplars
+from gen_unlearn.models.backbone import AdapterBackbone
 from gen_unlearn.models.classifier import ClassifierNetwork, SemiParametricClassifier
 from gen_unlearn.pipelines.adapter_ensemble import load_backbone
+from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
+from gen_unlearn.pipelines.lora_loading import load_lora_backbone
 from gen_unlearn.processes import process_state
 from gen_unlearn.run_paths import RunPaths
 from gen_unlearn.runs import RunFolder
@@ -58,19 +62,27 @@ def encode_again(run: RunFolder, data: IndexedImages) -> TrainedClassifier | Tra
     """Return the trained network of a run with `data` as its exemplars, computed as the training did.
 
     Raises:
-        ValueError: the run is no semi-parametric classifier and no adapter ensemble.
+        ValueError: the run is neither a semi-parametric classifier nor an adapter ensemble.
     """
     folder = run.exemplar_folder()
     if run.is_ensemble:
-        backbone, recipe = load_backbone(run.model_path, run.classifier_config)
+        recipe, network = recipe_of(run), _ensemble_network(run)
+        router = network if isinstance(network, AdapterBackbone) else network.router
         with threads_of_training(run):
-            rows = encode_records(backbone, data, recipe.neighbours, folder.image_shape[:2])
-        return TrainedEnsemble(backbone, recipe, rows, folder.decoded_size)
+            rows = encode_records(router, data, recipe.neighbours, folder.image_shape[:2])
+        return TrainedEnsemble(network, recipe, rows, folder.decoded_size)
     network = SemiParametricClassifier.from_pretrained(run.classifier_path, local_files_only=True)
     network = network.to(process_state().device).eval()
     with threads_of_training(run):
         rows = encode_exemplars(network, data, folder.image_shape[:2])
     return TrainedClassifier(network, rows, folder.class_names, folder.decoded_size)
+
+
+def _ensemble_network(run: RunFolder) -> AdapterBackbone | AdapterEnsembleDDPMPipeline:
+    """Load the frozen network of an adapter ensemble."""
+    if run.recipe.task == "classification":
+        return load_backbone(run.model_path, run.classifier_config)[0]
+    return load_lora_backbone(run.model_path)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A trained adapter ensemble in memory: its backbone, its records, and the adapters that they decide."""
+"""A trained adapter ensemble in memory: its networks, its records, and the adapters that they decide."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from gen_unlearn.adapters.adapter_folder import save_adapters
 from gen_unlearn.adapters.family import AdapterState
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
+from gen_unlearn.adapters.resumable import fit_resumably
 from gen_unlearn.adapters.routing import members_of
 from gen_unlearn.exemplar_keys import save_exemplars
 from gen_unlearn.models.backbone import AdapterBackbone
+from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
 from gen_unlearn.run_paths import RunPaths
 from gen_unlearn.shards import Rows
 
 
 @dataclass(frozen=True)
 class TrainedEnsemble:
-    """A backbone, and everything that was learned on it.
+    """A frozen network, and everything that was learned on it.
 
     Attributes:
-        network: the backbone.
+        network: the backbone of a classifier; of a generator its pipeline, without adapters.
         recipe: what decides the adapters, but for the records.
         exemplars: the records with their pictures; codes are features and, behind them, routes.
         decoded_size: ``(height, width)`` of the images that the ids stand for.
+        kept: folder where adapters that take long are kept until all are fit; `None` for none.
     """
 
-    network: AdapterBackbone
+    network: AdapterBackbone | AdapterEnsembleDDPMPipeline
     recipe: EnsembleRecipe
     exemplars: Rows
     decoded_size: tuple[int, int]
+    kept: Path | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -51,13 +55,19 @@ class TrainedEnsemble:
     def adapters(self) -> Mapping[int, AdapterState]:
         """The adapters that have members: fit on the records when they are asked for first."""
         records = Records.of_rows(self.exemplars, self.recipe.shape.features)[0]
-        return self.recipe.fit(records, self.members)
+        return fit_resumably(self.recipe, records, self.members, self.kept)
 
     def save_pretrained(self, save_directory: Path, /) -> None:
-        """Save backbone, records and adapters to a folder."""
-        self.network.save_pretrained(save_directory / RunPaths.classifier_name)
+        """Save network, records and adapters to a folder."""
+        self.save_network(save_directory)
         self.save_exemplars(save_directory / RunPaths.exemplars_name)
         self.save_adapters(save_directory / RunPaths.adapters_name)
+
+    def save_network(self, folder: Path) -> None:
+        """Save what no deletion changes to the model folder of a run."""
+        network = self.network
+        name = RunPaths.classifier_name if isinstance(network, AdapterBackbone) else ""
+        network.save_pretrained(folder / name)
 
     def save_exemplars(self, folder: Path) -> None:
         """Save the records alone to a folder."""

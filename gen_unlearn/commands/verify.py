@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from accelerate.utils import broadcast_object_list
@@ -19,11 +20,14 @@ from gen_unlearn.config import RunConfig
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.indexed_images import first_few
+from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.processes import process_state
 from gen_unlearn.repro import ID_BYTES, digest_arrays, id_keys, ids_to_hex
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.shards import Rows, row_keys, sha256
+
+Keyed = TypeVar("Keyed", bound=TrainedClassifier | TrainedEnsemble)
 
 _MOST_ATTEMPTS = 5
 
@@ -188,7 +192,7 @@ def _exemplars(run: RunFolder) -> str:
 def _replay_exemplars(run: RunFolder) -> str:
     data, missing = _surviving(run)
     with threads_of_training(run), tempfile.TemporaryDirectory() as scratch:
-        if run.recipe.task == "generation":
+        if run.recipe.model.kind == "semi-parametric" and run.recipe.task == "generation":
             ExemplarStore.from_images(data).save_pretrained(scratch)
         else:
             _completed(encode_again(run, data), missing).save_exemplars(Path(scratch))
@@ -203,17 +207,17 @@ def _replay_pipeline(run: RunFolder) -> str:
         )
     data, missing = _surviving(run)
     with threads_of_training(run), tempfile.TemporaryDirectory() as scratch:
+        trained: GeneratorPipeline | TrainedClassifier | TrainedEnsemble
         if isinstance(run.recipe, RunConfig):
-            pipeline, _ = fit(run.recipe, core, data, description="replay")
-            assert isinstance(pipeline, SemiParametricDDPMPipeline)
-            pipeline.save_pretrained(scratch, include_exemplars=True)
+            trained, _ = fit(run.recipe, core, data, description="replay")
         else:
             trained, _ = fit_classifier(run.recipe, core, data, description="replay")
-            whole = _completed(trained, missing)
-            if isinstance(whole, TrainedEnsemble):
-                verify_ensemble.save_replayed(run, whole, Path(scratch))
-            else:
-                whole.save_pretrained(Path(scratch))
+        if isinstance(trained, SemiParametricDDPMPipeline):
+            trained.save_pretrained(scratch, include_exemplars=True)
+        elif isinstance(trained, TrainedEnsemble):
+            verify_ensemble.save_replayed(run, _completed(trained, missing), Path(scratch))
+        elif isinstance(trained, TrainedClassifier):
+            _completed(trained, missing).save_pretrained(Path(scratch))
         return _compare_replayed(run, Path(scratch), run.model_path, missing)
 
 
@@ -252,9 +256,7 @@ def _require_added(run: RunFolder, missing: Rows) -> None:
         )
 
 
-def _completed(
-    trained: TrainedClassifier | TrainedEnsemble, missing: Rows
-) -> TrainedClassifier | TrainedEnsemble:
+def _completed(trained: Keyed, missing: Rows) -> Keyed:
     """Add exemplars, as the run has them, to those that were rebuilt."""
     if not len(missing.ids):
         return trained

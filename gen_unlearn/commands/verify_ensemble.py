@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from accelerate.utils import broadcast_object_list
 
-from gen_unlearn.adapters.adapter_changes import fit_members, masked
+from gen_unlearn.adapters.adapter_changes import fit_members, masked, rows_of_members
 from gen_unlearn.adapters.adapter_folder import AdapterFolder, stage_adapters
 from gen_unlearn.adapters.family import AdapterFamily, AdapterState
 from gen_unlearn.adapters.records import Records
@@ -21,7 +21,7 @@ from gen_unlearn.adapters.release import HeldBack
 from gen_unlearn.adapters.routing import members_of, route
 from gen_unlearn.atomic import write_undated
 from gen_unlearn.changes import refuse_links
-from gen_unlearn.commands.ensemble_changes import recipe_of, require_ensemble
+from gen_unlearn.commands.ensemble_recipe import recipe_of, require_ensemble
 from gen_unlearn.commands.trained_ensemble import TrainedEnsemble
 from gen_unlearn.indexed_images import first_few
 from gen_unlearn.processes import process_state
@@ -108,7 +108,7 @@ def replay_sample(run: RunFolder, count: int) -> str:
 def _require_equal(run: RunFolder, adapters: Iterable[int]) -> int:
     """Fit adapters again and compare; return how many."""
     folder, recipe, chosen = run.adapter_folder(), recipe_of(run), sorted(adapters)
-    fitted = fit_members(recipe, run.exemplar_folder().all_rows(pixels=False), chosen)
+    fitted = fit_members(recipe, rows_of_members(recipe, run.exemplar_folder(), chosen), chosen)
     sizes = {adapter: folder.sizes[adapter] for adapter in fitted}
     with tempfile.TemporaryDirectory() as scratch:
         sums = save_as_masked(recipe.family, fitted, sizes, folder.waiting, Path(scratch) / "adapters")
@@ -124,7 +124,7 @@ def _require_equal(run: RunFolder, adapters: Iterable[int]) -> int:
 
 def save_replayed(run: RunFolder, trained: TrainedEnsemble, path: Path) -> None:
     """Save an ensemble that was trained again, with those adapters masked that wait in the run."""
-    trained.network.save_pretrained(path / RunPaths.classifier_name)
+    trained.save_network(path)
     trained.save_exemplars(path / RunPaths.exemplars_name)
     sizes = {adapter: len(rows) for adapter, rows in trained.members.items()}
     waiting, family = run.adapter_folder().waiting, trained.recipe.family

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from diffusers import UNet2DModel
 
+from gen_unlearn.generator_ensemble_config import BackboneKind, LoraEnsembleConfig, RouterConfig
 from gen_unlearn.models.unet import FusionKind, SemiParametricUNet2DModel
 from gen_unlearn.pipelines.denoising import NoiseConfig
+
+DenoiserKind = Literal["semi-parametric", "class-conditional", "adapter-ensemble"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class DenoiserConfig:
 
     Attributes:
         kind: ``"semi-parametric"`` looks at exemplars; ``"class-conditional"`` is the plain UNet of the same
-            size with a class embedding.
+            size with a class embedding; ``"adapter-ensemble"`` is a frozen one of either kind, or one that is
+            given, with many LoRA adapters, of which each image is generated with one.
         down_block_types: diffusers block names, encoder from outside to inside.
         up_block_types: diffusers block names, decoder from inside to outside.
         block_out_channels: channels of each resolution.
@@ -33,12 +37,18 @@ class DenoiserConfig:
         pixel_fusion_width: also start from what the exemplars alone predict, by kernels of this width over
             pixels in [-1, 1]; 0 does not. It is what makes exemplars of a class matter that the weights
             never saw.
+        backbone: of an adapter ensemble: the kind of the frozen network, which is trained on the public core.
+        weights: of an adapter ensemble: local folder of a diffusers pipeline or UNet to use instead, which
+            must never have seen a deletable image; the network's own settings are unused then.
+        prompt: of an adapter ensemble on a text-to-image pipeline: what an image shows; ``{}`` is the class.
+        router: of an adapter ensemble: what tells which adapters an image goes to.
+        adapters: of an adapter ensemble.
     """
 
-    kind: Literal["semi-parametric", "class-conditional"]
-    block_out_channels: tuple[int, ...]
-    down_block_types: tuple[str, ...]
-    up_block_types: tuple[str, ...]
+    kind: DenoiserKind
+    block_out_channels: tuple[int, ...] = ()
+    down_block_types: tuple[str, ...] = ()
+    up_block_types: tuple[str, ...] = ()
     layers_per_block: int = 2
     attention_head_dim: int = 8
     norm_num_groups: int = 32
@@ -49,8 +59,21 @@ class DenoiserConfig:
     fusion_heads: int = 4
     fusion_residual: bool = False
     pixel_fusion_width: float = 0.0
+    backbone: BackboneKind = "class-conditional"
+    weights: str | None = None
+    prompt: str = "a photo of a {}"
+    router: RouterConfig = field(default_factory=RouterConfig)
+    adapters: LoraEnsembleConfig = field(default_factory=LoraEnsembleConfig)
 
     def __post_init__(self) -> None:
+        if self.weights is not None and self.kind != "adapter-ensemble":
+            raise ValueError(
+                f"model.weights is for a frozen backbone: set model.kind to adapter-ensemble, got {self.kind}"
+            )
+        if not self.block_out_channels and self.weights is None:
+            raise ValueError("expected model.block_out_channels, the channels of each resolution, got none")
+        if self.prompt.count("{}") != 1:
+            raise ValueError(f"expected model.prompt with one {{}} for the class, got {self.prompt!r}")
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups:
                 raise ValueError(
@@ -65,6 +88,11 @@ class DenoiserConfig:
                 "block_out_channels, down_block_types and up_block_types must have the same length, got "
                 f"{len(self.block_out_channels)}, {len(self.down_block_types)}, {len(self.up_block_types)}"
             )
+
+    @property
+    def of_backbone(self) -> DenoiserConfig:
+        """The network that is trained: of an adapter ensemble its backbone."""
+        return replace(self, kind=self.backbone) if self.kind == "adapter-ensemble" else self
 
 
 def build_denoiser(
@@ -81,6 +109,7 @@ def build_denoiser(
         num_classes: number of classes.
         noise: the noise schedule that it will be trained with; the usual one if `None`.
     """
+    config = config.of_backbone
     height, width, channels = image_shape
     noise = noise or NoiseConfig()
     divisor = 2 ** (len(config.block_out_channels) - 1)

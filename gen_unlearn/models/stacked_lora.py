@@ -81,6 +81,9 @@ def adapted(layers: Mapping[str, LoraLayer], factors: Mapping[str, Factors], sca
         layers: of one network, by name.
         factors: of each of these layers.
         scale: factor of what adapters add.
+
+    Raises:
+        ValueError: in a layer, a batch that cannot be divided so.
     """
     with ExitStack() as hooks:
         for name, layer in layers.items():
@@ -91,6 +94,11 @@ def adapted(layers: Mapping[str, LoraLayer], factors: Mapping[str, Factors], sca
 
 def _hook(factors: Factors, scale: float) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
     def add(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        if len(inputs[0]) % len(factors.down):
+            raise ValueError(
+                f"expected a batch that can be divided into {len(factors.down)} equal parts, got "
+                f"{len(inputs[0])} rows; give every adapter as many"
+            )
         change = _convolved if isinstance(layer, nn.Conv2d) else _multiplied
         return output + scale * change(layer, inputs[0], factors).reshape(output.shape)
 

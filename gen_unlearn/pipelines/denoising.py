@@ -64,7 +64,7 @@ def build_sampler(name: Sampler, training: DDPMScheduler) -> SchedulerMixin:
     if name == "ddpm":
         return DDPMScheduler.from_config(training.config)
     if name == "ddim":
-        return DDIMScheduler.from_config(training.config, clip_sample=True, set_alpha_to_one=True)
+        return DDIMScheduler.from_config(training.config, set_alpha_to_one=True)
     if name == "dpm-solver++":
         return DPMSolverMultistepScheduler.from_config(
             training.config, algorithm_type="dpmsolver++", lambda_min_clipped=-5.1

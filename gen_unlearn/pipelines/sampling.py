@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
 from gen_unlearn.pipelines.denoising import Sampler
+from gen_unlearn.pipelines.lora_choice import Composition
+from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
 from gen_unlearn.pipelines.semiparametric import OnEmptyClass, SemiParametricDDPMPipeline
 from gen_unlearn.progress import progress_bar
 from gen_unlearn.repro import derive_seed, torch_generator
 
-GeneratorPipeline = SemiParametricDDPMPipeline | ClassConditionalDDPMPipeline
+GeneratorPipeline = SemiParametricDDPMPipeline | ClassConditionalDDPMPipeline | AdapterEnsembleDDPMPipeline
+
+_AT_LEAST_ONE = (
+    "num_inference_steps",
+    "exemplars_per_class",
+    "images_per_draw",
+    "batch_size",
+    "adapters_per_image",
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,9 @@ class SamplingConfig:
         exemplars_per_class: exemplars that each image is conditioned on.
         images_per_draw: images of a class that share one draw of exemplars.
         batch_size: images denoised at once; does not change them.
-        seed: seed of the noise and of the exemplar draws.
+        seed: seed of the noise, of the exemplar draws and of the choice of adapters.
+        composition: how adapters of an ensemble share in an image: ``"route"``, ``"mean"`` or ``"mixture"``.
+        adapters_per_image: adapters of an image, of a mean or a mixture.
     """
 
     sampler: Sampler = "ddim"
@@ -37,11 +50,17 @@ class SamplingConfig:
     images_per_draw: int = 25
     batch_size: int = 250
     seed: int = 0
+    composition: Composition = "route"
+    adapters_per_image: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("num_inference_steps", "exemplars_per_class", "images_per_draw", "batch_size"):
+        for name in _AT_LEAST_ONE:
             if self.__dict__[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.__dict__[name]}")
+        if self.composition not in get_args(Composition):
+            raise ValueError(
+                f"expected composition {' or '.join(get_args(Composition))}, got {self.composition!r}"
+            )
 
 
 def sample_images(
@@ -77,34 +96,56 @@ def sample_images(
         for start in range(0, len(labels), config.batch_size):
             batch_labels = list(labels[start : start + config.batch_size])
             batch_indices = list(indices[start : start + config.batch_size])
-            noise = [
-                torch_generator(config.seed, "sample", str(label), index)
-                for label, index in zip(batch_labels, batch_indices, strict=True)
-            ]
-            if isinstance(pipeline, SemiParametricDDPMPipeline):
-                (images,) = pipeline(
-                    batch_labels,
-                    exemplars_per_class=config.exemplars_per_class,
-                    exemplar_seed=[
-                        derive_seed(config.seed, "exemplars", index // config.images_per_draw)
-                        for index in batch_indices
-                    ],
-                    guidance_scale=config.guidance_scale,
-                    num_inference_steps=config.num_inference_steps,
-                    generator=noise,
-                    on_empty_class=on_empty_class,
-                    output_type="uint8",
-                    return_dict=False,
-                )
-            else:
-                (images,) = pipeline(
-                    batch_labels,
-                    guidance_scale=config.guidance_scale,
-                    num_inference_steps=config.num_inference_steps,
-                    generator=noise,
-                    output_type="uint8",
-                    return_dict=False,
-                )
+            images = _sampled(pipeline, batch_labels, batch_indices, config, on_empty_class)
             batches.append(images)
             progress.update(len(batch_labels))
     return np.concatenate(batches)
+
+
+def _sampled(
+    pipeline: GeneratorPipeline,
+    labels: list[int | None],
+    indices: list[int],
+    config: SamplingConfig,
+    on_empty_class: OnEmptyClass,
+) -> np.ndarray:
+    """Sample one batch."""
+    pairs = list(zip(labels, indices, strict=True))
+    noise = [torch_generator(config.seed, "sample", str(label), index) for label, index in pairs]
+    exemplar_seed = [
+        derive_seed(config.seed, "exemplars", index // config.images_per_draw) for index in indices
+    ]
+    if isinstance(pipeline, SemiParametricDDPMPipeline):
+        return pipeline(
+            labels,
+            exemplars_per_class=config.exemplars_per_class,
+            exemplar_seed=exemplar_seed,
+            guidance_scale=config.guidance_scale,
+            num_inference_steps=config.num_inference_steps,
+            generator=noise,
+            on_empty_class=on_empty_class,
+            output_type="uint8",
+            return_dict=False,
+        )[0]
+    if isinstance(pipeline, AdapterEnsembleDDPMPipeline):
+        return pipeline(
+            labels,
+            composition=config.composition,
+            adapters_per_image=config.adapters_per_image,
+            adapter_seed=[derive_seed(config.seed, "adapter", str(label), index) for label, index in pairs],
+            exemplars_per_class=config.exemplars_per_class,
+            exemplar_seed=exemplar_seed,
+            guidance_scale=config.guidance_scale,
+            num_inference_steps=config.num_inference_steps,
+            generator=noise,
+            output_type="uint8",
+            return_dict=False,
+        )[0]
+    return pipeline(
+        labels,
+        guidance_scale=config.guidance_scale,
+        num_inference_steps=config.num_inference_steps,
+        generator=noise,
+        output_type="uint8",
+        return_dict=False,
+    )[0]

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from faulty_lora import GlobalClip, GlobalNoise, GlobalShuffle, MeanOverTheBatch, with_stacks
+from small_denoisers import tiny_lora
 
-from gen_unlearn.adapters import determinism
-from gen_unlearn.adapters.determinism import environment, is_deterministic
+from gen_unlearn.adapters import determinism, lora
+from gen_unlearn.adapters.determinism import computing_device, environment, is_deterministic
 from gen_unlearn.adapters.family import AdapterFamily, AdapterState, FitJob, HeadShape
 from gen_unlearn.adapters.ridge import RidgeHeads
 from gen_unlearn.adapters.sgd import SgdHeads
@@ -102,7 +104,60 @@ def test_the_global_generator_is_left_to_others() -> None:
     assert {found for found, _ in SEEN} == {seed}
 
 
+LORA = tiny_lora(channels=(8,), targets=("conv1",), epochs=50, label_dropout=0.5, learning_rate=0.01)
+
+
+def test_adapters_of_images_are_tried_out_with_a_short_training() -> None:
+    determinism._passes.cache_clear()
+    streams = torch.get_rng_state(), np.random.get_state()[1].tobytes()
+    assert is_deterministic(LORA, HeadShape(9, 3))
+    assert is_deterministic(with_stacks(LORA, lora._Stack), HeadShape(9, 3))
+    assert is_deterministic(LORA), "with sizes of its own"
+    assert torch.equal(torch.get_rng_state(), streams[0])
+    assert np.random.get_state()[1].tobytes() == streams[1]
+
+
+@pytest.mark.parametrize("kind", [GlobalNoise, GlobalShuffle, GlobalClip, MeanOverTheBatch])
+def test_faults_of_adapters_of_images_are_found(kind: type[lora._Stack]) -> None:
+    assert not is_deterministic(with_stacks(LORA, kind), HeadShape(9, 3))
+
+
+class Elsewhere(Faulty):
+    """Adapters of images that are computed elsewhere."""
+
+    image_shape, stack = (2, 3, 1), 1
+
+    def device(self) -> torch.device:
+        return torch.device("meta")
+
+    def shortened(self) -> Elsewhere:
+        return self
+
+    def fit(self, jobs: Sequence[FitJob], shape: HeadShape, seed: int) -> list[AdapterState]:
+        assert all(job.members.pixels.shape == (len(job.members), 2, 3, 1) for job in jobs)  # type: ignore[union-attr]
+        assert max(len(job.members) for job in jobs) < 10
+        return super().fit(jobs, shape, seed)
+
+
+def test_families_say_where_they_compute() -> None:
+    assert computing_device(RidgeHeads()) == computing_device(LORA) == torch.device("cpu")
+    assert computing_device(Elsewhere()) == torch.device("meta")
+    assert is_deterministic(Elsewhere(), HeadShape(4, 2))
+    assert not is_deterministic(Elsewhere("place"), HeadShape(4, 2))
+
+
+@pytest.mark.gpu
+def test_the_environment_names_a_graphics_processor() -> None:
+    device = torch.device("cuda", 0)
+    found = environment(device)
+    assert found["device"].startswith(torch.cuda.get_device_name(device))
+    assert found["cuda"] == torch.version.cuda
+    assert found["cudnn"].isdigit()
+    assert {name: found[name] for name in environment()} == environment()
+
+
 def test_the_environment_names_what_computes() -> None:
+    assert environment(torch.device("cpu")) == environment()
     found = environment()
     assert found == environment()
     assert {"numpy", "scipy", "torch", "python", "platform", "blas", "cpu_capability"} <= found.keys()
