@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,7 @@ __all__ = ["app", "cli_changes", "cli_evaluate", "cli_predict", "main"]
 
 def main() -> None:
     """Run the command line."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # Equal bits on CUDA; read when it starts.
     app()
 
 
@@ -108,23 +110,32 @@ def sample(
     ] = None,
     count: Annotated[int, typer.Option(help="Images per class.")] = 10,
     null: Annotated[
-        bool, typer.Option("--null", help="Sample from the null token, without exemplars.")
+        bool, typer.Option("--null", help="Sample from the null token: without exemplars, or a class.")
     ] = False,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like", metavar="IMAGE", help="Of an adapter ensemble: with the adapters nearest to this image."
+        ),
+    ] = None,
     overrides: SetOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Generate images as PNG files."""
+    from gen_unlearn.commands.evaluate_adapters import waiting_notes
     from gen_unlearn.commands.sample import SampleRequest
     from gen_unlearn.commands.sample import sample as sample_run
 
     folder = open_run(run).with_overrides(overrides or [])
-    request = SampleRequest(tuple(classes or ()), count, null)
+    request = SampleRequest(tuple(classes or ()), count, null, like)
     if dry_run:
         labels = request.resolve(folder.manifest.class_names, folder.load_pipeline())
         show(f"would write {len(labels) * count} images to {out}", {"images": len(labels) * count}, as_json)
         return
     written = sample_run(folder, request, out)
+    for note in waiting_notes(folder):
+        typer.echo(f"note: {note}", err=True)
     show(f"wrote {written} images and sheet.png to {out}", {"images": written, "out": str(out)}, as_json)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from gen_unlearn.atomic import write_text
+from gen_unlearn.commands.evaluate_adapters import measure_adapters, waiting_notes
 from gen_unlearn.commands.oracles import require_oracle
+from gen_unlearn.commands.undeleted import undeleted_generator
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.image_sets import EncodedImageSet, open_distinct
 from gen_unlearn.indexed_images import unique_ids
@@ -29,6 +31,7 @@ from gen_unlearn.judging.quality import (
 )
 from gen_unlearn.judging.retrain import measure_retraining
 from gen_unlearn.judging.states import STATES, sample_states
+from gen_unlearn.judging.wording import ADAPTERS
 from gen_unlearn.metrics.extractors.choice import load_extractor
 from gen_unlearn.metrics.features import MeasurementProtocol
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
@@ -66,11 +69,19 @@ def evaluate(
     recogniser = Recogniser(find_judge(run, split.train))
     sampled = sample_states(run, oracles)
     evidence, measurer = sampled.evidence(deletion, split.test), find_measurer(run, recogniser.model)
+    ensemble = undeleted_generator(run, deletion.images) if run.is_ensemble else None
+    if ensemble is not None:
+        evidence = replace(evidence, words=ADAPTERS)
     distances = [] if too_few else _measure_distances(run, evidence, measurer, sets, detect)
-    leakage = measure_leakage(run, oracles, evidence, run.config.evaluation.membership)
+    leakage = measure_leakage(run, oracles, evidence, run.config.evaluation.membership, ensemble)
     measures = [*distances, *_measure_classes(run, evidence, recogniser, measurer, split.train)]
-    measures += [*leakage.measures, *_measure_copies(run, evidence, measurer), *measure_costs(run)]
-    notes = [*sampled.notes, *_missing(run, deletion, split.train), *([too_few] if too_few else [])]
+    measures += [*leakage.measures, *_measure_copies(run, evidence, measurer)]
+    if ensemble is not None:
+        measures += measure_adapters(run, ensemble, evidence)
+    complete = ensemble if _all_found(run, deletion) else None
+    measures += measure_costs(run, complete)
+    notes = [*sampled.notes, *waiting_notes(run), *_missing(run, deletion, split.train)]
+    notes += [too_few] if too_few else []
     states, names = evidence.states.items(), split.test.class_names
     card = Scorecard(
         measures=tuple(measures),
@@ -215,6 +226,11 @@ def _unknown_classes(deletion: Deletion, train: IndexedImages) -> list[int]:
     return sorted(set(deletion.classes) - set(train.labels.tolist()))
 
 
+def _all_found(run: RunFolder, deletion: Deletion) -> bool:
+    """Tell whether the source still holds every deleted image."""
+    return len(unique_ids(deletion.images.ids)) == len(run.forgotten())
+
+
 def _missing(run: RunFolder, deletion: Deletion, train: IndexedImages) -> Iterator[str]:
     """Yield what cannot be measured because the source no longer has all images."""
     trained_on = run.key.seal("data", run.split_core(train).digest)
@@ -256,6 +272,7 @@ def _protocol(
         "deleted_images": len(evidence.deletion.images),
         "images_per_class": config.images_per_class,
         "null_images": config.null_images,
+        "null_images_drawn": evidence.words.null,
         **json.loads(json.dumps(settings)),
         "training_seed": run.config.seed,
         "oracles": len(evidence.oracles),

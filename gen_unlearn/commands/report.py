@@ -9,6 +9,7 @@ import numpy as np
 
 from gen_unlearn.atomic import write_text
 from gen_unlearn.commands.evaluate import find_deletion
+from gen_unlearn.commands.model_words import adapter_words, backbone_words
 from gen_unlearn.commands.report_classifier import class_turn, collect_classifier
 from gen_unlearn.judging.evidence import Deletion
 from gen_unlearn.metrics.copying import nearest_images
@@ -27,6 +28,7 @@ _CAPTIONS = {
     "after": "the same weights, after the deletion",
     "oracle": "retrained from scratch without the deleted images",
 }
+_AFTER = "the adapters of deleted images rebuilt without them; backbone and other adapters as they were"
 
 
 def write_report(run: RunFolder, path: Path, show_deleted: bool = False) -> None:
@@ -84,6 +86,8 @@ def load_states(run: RunFolder, card: Scorecard) -> dict[str, SampleSet]:
 def _summary(run: RunFolder, card: Scorecard) -> tuple[tuple[str, str], ...]:
     receipts = run.receipts()
     facts = [("Model", f"{run.config.model.kind}, trained on {run.config.data.source}")]
+    if run.is_ensemble:
+        facts += [("Backbone", backbone_words(run, run.config)), ("Adapters", adapter_words(run))]
     if receipts:
         removed = sum(receipt.removed for receipt in receipts)
         classes = ", ".join(card.protocol["forgotten_classes"]) or "none whole"
@@ -96,7 +100,7 @@ def _summary(run: RunFolder, card: Scorecard) -> tuple[tuple[str, str], ...]:
     left = {m.name: m.value for m in card.measures if m.name.startswith("forgotten_class_rate_null")}
     if left:
         shares = ", ".join(f"{'oracle' if 'oracle' in name else 'now'} {left[name]:.0%}" for name in left)
-        facts.append(("Deleted class in images made without exemplars", shares))
+        facts.append((f"Deleted class in images made {_made(run)}", shares))
     return tuple(facts)
 
 
@@ -104,11 +108,18 @@ def _state_view(run: RunFolder, name: str, samples: SampleSet, deletion: Deletio
     rows = []
     for label, class_name in enumerate(run.manifest.class_names):
         images = samples.of_classes([label]).images[:_COLUMNS]
-        refused = "refused: no exemplar is left" if label in deletion.classes else "not sampled"
+        held = "image" if run.is_ensemble else "exemplar"
+        refused = f"refused: no {held} is left" if label in deletion.classes else "not sampled"
         rows.append(GridRow(class_name, images, "") if len(images) else GridRow(class_name, None, refused))
     if len(samples.null.images):
-        rows.append(GridRow("null token", samples.null.images[:_COLUMNS], "without exemplars"))
-    return StateView(name, _CAPTIONS[name], tuple(rows))
+        rows.append(GridRow("null token", samples.null.images[:_COLUMNS], _made(run)))
+    caption = _AFTER if run.is_ensemble and name == "after" else _CAPTIONS[name]
+    return StateView(name, caption, tuple(rows))
+
+
+def _made(run: RunFolder) -> str:
+    """Say what images of the null token are made without."""
+    return "without a class" if run.is_ensemble else "without exemplars"
 
 
 def _deleted_views(

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from gen_unlearn.decoding import decode_image
 from gen_unlearn.indexed_images import class_index
 from gen_unlearn.pipelines.loading import served_classes
-from gen_unlearn.pipelines.sampling import GeneratorPipeline, sample_images
+from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
+from gen_unlearn.pipelines.sampling import GeneratorPipeline, SamplingConfig, sample_images
 from gen_unlearn.report.images import save_grid
+from gen_unlearn.repro import derive_seed, torch_generator
 from gen_unlearn.runs import RunFolder
 
 _NULL_NAME = "null"
@@ -26,11 +29,14 @@ class SampleRequest:
         classes: names or indices; every class that is served if empty.
         count: images of each class.
         null: sample without exemplars, or under the null label, instead of under a class.
+        like: an image file; of an adapter ensemble the adapters with the keys nearest to it, under the
+            classes or, if there are none, without a class.
     """
 
     classes: tuple[str, ...]
     count: int
     null: bool = False
+    like: Path | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -39,8 +45,17 @@ class SampleRequest:
             raise ValueError("expected either classes or the null token, got both")
 
     def resolve(self, class_names: Sequence[str], pipeline: GeneratorPipeline) -> list[int | None]:
-        """Return the labels to sample under."""
-        if self.null:
+        """Return the labels to sample under.
+
+        Raises:
+            ValueError: a class is unknown, or an image is given to another model than an adapter ensemble.
+        """
+        if self.like is not None and not isinstance(pipeline, AdapterEnsembleDDPMPipeline):
+            raise ValueError(
+                "expected --like with an adapter ensemble, whose adapters it chooses among, got another "
+                "model; leave it out"
+            )
+        if self.null or (self.like is not None and not self.classes):
             return [None]
         if self.classes:
             labels = [class_index(class_names, name) for name in self.classes]
@@ -60,13 +75,52 @@ def sample(run: RunFolder, request: SampleRequest, out: Path) -> int:
     asked = request.resolve(run.manifest.class_names, pipeline)
     labels = [label for label in asked for _ in range(request.count)]
     indices = [index for _ in range(len(labels) // request.count) for index in range(request.count)]
-    images = sample_images(pipeline, labels, indices, run.config.sampling)
+    if request.like is None:
+        images = sample_images(pipeline, labels, indices, run.config.sampling)
+    else:
+        assert isinstance(pipeline, AdapterEnsembleDDPMPipeline), "others were refused"
+        height, width, channels = run.manifest.image_shape
+        query = decode_image(request.like, size=(height, width), channels=channels)
+        images = _sample_like(pipeline, query, labels, indices, run.config.sampling)
     out.mkdir(parents=True, exist_ok=True)
     for image, label, index in zip(images, labels, indices, strict=True):
         name = _NULL_NAME if label is None else _file_name(run.manifest.class_names[label])
         _picture(image).save(out / f"{name}-{index:05d}.png")
     save_grid(out / "sheet.png", images, columns=min(request.count, 20))
     return len(images)
+
+
+def _sample_like(
+    pipeline: AdapterEnsembleDDPMPipeline,
+    query: np.ndarray,
+    labels: Sequence[int | None],
+    indices: Sequence[int],
+    config: SamplingConfig,
+) -> np.ndarray:
+    """Sample with the adapters nearest to an image, from the noise that each label and index always has."""
+    pipeline.set_progress_bar_config(disable=True)
+    batches = []
+    for start in range(0, len(labels), config.batch_size):
+        asked = list(labels[start : start + config.batch_size])
+        numbers = indices[start : start + config.batch_size]
+        pairs = list(zip(asked, numbers, strict=True))
+        images = pipeline(
+            asked,
+            query_images=np.repeat(query[np.newaxis], len(asked), axis=0),
+            composition=config.composition,
+            adapters_per_image=config.adapters_per_image,
+            exemplars_per_class=config.exemplars_per_class,
+            exemplar_seed=[
+                derive_seed(config.seed, "exemplars", number // config.images_per_draw) for number in numbers
+            ],
+            guidance_scale=config.guidance_scale,
+            num_inference_steps=config.num_inference_steps,
+            generator=[torch_generator(config.seed, "sample", str(label), number) for label, number in pairs],
+            output_type="uint8",
+            return_dict=False,
+        )[0]
+        batches.append(images)
+    return np.concatenate(batches)
 
 
 def _picture(image: np.ndarray) -> Image.Image:

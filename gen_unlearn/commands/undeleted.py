@@ -1,4 +1,4 @@
-"""A classifier as it was before its deletions, in memory only: the deleted images put back."""
+"""A model as it was before its deletions, in memory only: the deleted images put back."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import numpy as np
 from gen_unlearn.adapters.encoding import encode_records
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.routing import members_of
+from gen_unlearn.commands.ensemble_recipe import recipe_of
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplar_keys import encode_exemplars
+from gen_unlearn.judging.refitting import RefittableEnsemble
 from gen_unlearn.pipelines.adapter_ensemble import AdapterEnsemblePipeline
 from gen_unlearn.pipelines.classification import SemiParametricPipeline
+from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.shards import Rows, row_keys
 
@@ -55,3 +58,16 @@ def undeleted_ensemble(
     rows = rows.select(np.argsort(row_keys(rows)))
     records, routes = Records.of_rows(rows, recipe.shape.features)
     return pipeline.with_adapters(recipe.fit(records, dict(enumerate(members_of(routes, len(recipe.keys))))))
+
+
+def undeleted_generator(run: RunFolder, deleted: IndexedImages) -> RefittableEnsemble | None:
+    """Return an adapter ensemble that generates, to be had with deleted images in it; `None` for other runs.
+
+    Args:
+        run: the run.
+        deleted: the images.
+    """
+    pipeline = run.load_pipeline()
+    if not isinstance(pipeline, AdapterEnsembleDDPMPipeline):
+        return None
+    return RefittableEnsemble(pipeline, recipe_of(run), run.exemplar_folder().all_rows(), deleted)

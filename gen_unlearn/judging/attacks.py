@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,12 +13,16 @@ from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.indexed_images import IndexedImages, unique_ids
 from gen_unlearn.judging.evidence import Deletion, of_classes, stratified_order
+from gen_unlearn.judging.refitting import RefittableEnsemble
 from gen_unlearn.metrics.auc import auc_difference
-from gen_unlearn.metrics.denoiser_attacks import AttackConfig, Denoiser, attack_scores, epsilon_denoiser
+from gen_unlearn.metrics.denoiser_attacks import AttackConfig, attack_scores, epsilon_denoiser
 from gen_unlearn.metrics.estimate import Estimate
 from gen_unlearn.metrics.likelihood_ratio import likelihood_ratio_score
 from gen_unlearn.metrics.membership import MembershipResult, membership_result
 from gen_unlearn.metrics.protocol import MembershipConfig
+from gen_unlearn.pipelines.denoising import NoisePredictor
+from gen_unlearn.pipelines.lora_choice import AdapterRequest
+from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.pixels import to_model_input
@@ -52,10 +57,15 @@ class ScoredImages:
         unseen = comparable.select(np.flatnonzero(~among(comparable.ids, trained)))
         return cls(data, unseen.select(stratified_order(unseen)[:largest]))
 
+    @cached_property
+    def pictures(self) -> np.ndarray:
+        """All images, uint8 ``(n, h, w, c)``."""
+        return np.concatenate([self.data.all_images(), self.held_out.all_images()])
+
     @property
     def pixels(self) -> torch.Tensor:
         """All images, float32 ``(n, c, h, w)`` in [-1, 1]."""
-        return to_model_input(np.concatenate([self.data.all_images(), self.held_out.all_images()]))
+        return to_model_input(self.pictures)
 
     @property
     def labels(self) -> np.ndarray:
@@ -85,15 +95,22 @@ class ScoredImages:
         )
 
 
-def pipelines_by_state(run: RunFolder, deleted: IndexedImages) -> dict[str, GeneratorPipeline]:
-    """Return the run's model with all exemplars, without the deleted ones, and without as many others.
+def pipelines_by_state(
+    run: RunFolder, deleted: IndexedImages, ensemble: RefittableEnsemble | None = None
+) -> dict[str, GeneratorPipeline]:
+    """Return the run's model with all its images, without the deleted ones, and without as many others.
 
     The last is left out if there are not as many others. Nothing on disk changes.
 
     Args:
-        run: the run; a model without exemplars has the state ``after`` alone.
+        run: the run; a model from which nothing can be deleted has the state ``after`` alone.
         deleted: the deleted images, or those that are still to be had.
+        ensemble: the run, if it is an adapter ensemble; without it, such a run has the state ``after`` alone.
     """
+    if ensemble is not None:
+        states: dict[str, GeneratorPipeline] = {"before": ensemble.before, "after": ensemble.pipeline}
+        control = ensemble.without_others
+        return states if control is None else states | {"random": control}
     after = run.load_pipeline()
     if not isinstance(after, SemiParametricDDPMPipeline) or after.exemplars is None:
         return {"after": after}
@@ -117,35 +134,61 @@ def attack_model(
 ) -> Scores:
     """Run the attacks that need one model, without guidance.
 
-    Images of a class without exemplars are scored under the null token. Where no image is of another class,
-    ``clid``, which asks what the class adds to the null token, is left out. `state` is shown before the
-    progress bar.
+    Images of a class without exemplars are scored under the null token. An adapter ensemble scores each image
+    with the adapter whose key is nearest among those that answer, with its class and without. Where no image
+    is of another class, or the denoiser cannot do without one, ``clid``, which asks what the class adds to
+    the null token, is left out. `state` is shown before the progress bar.
     """
-    labels = images.labels.tolist()
-    schedule = pipeline.scheduler.alphas_cumprod
-
-    def denoiser(labels: list[int | None]) -> Denoiser:
-        if isinstance(pipeline, SemiParametricDDPMPipeline):
-            predict = pipeline.noise_predictor(
-                labels, config.exemplars_per_class, guidance_scale=1.0, on_empty_class="null"
-            )
-        else:
-            predict = pipeline.noise_predictor(labels, guidance_scale=1.0)
-        return epsilon_denoiser(predict, schedule, pipeline.scheduler.config.prediction_type)
-
+    schedule, kind = pipeline.scheduler.alphas_cumprod, pipeline.scheduler.config.prediction_type
+    has_null = not isinstance(pipeline, AdapterEnsembleDDPMPipeline) or pipeline.denoiser.has_null_class
+    predictor = _predictors(pipeline, images, config)
     scores = attack_scores(
-        images.pixels,
+        _noised(pipeline, images),
         images.keys,
-        lambda rows: denoiser(labels[rows]),
+        lambda rows: epsilon_denoiser(predictor(rows, True), schedule, kind),
         schedule,
         scaled_attack(config.attack, len(schedule)),
         pipeline.unet.device,
         f"attack {state}",
-        lambda rows: denoiser([None] * len(labels[rows])),
+        (lambda rows: epsilon_denoiser(predictor(rows, False), schedule, kind)) if has_null else None,
     )
-    if not scores["clid"].any():
+    if has_null and not scores["clid"].any():
         del scores["clid"]
     return scores
+
+
+def _predictors(
+    pipeline: GeneratorPipeline, images: ScoredImages, config: MembershipConfig
+) -> Callable[[slice, bool], NoisePredictor]:
+    """Return what makes the predictor of some rows of the images, with their classes or without."""
+    labels = images.labels.tolist()
+
+    def asked(rows: slice, classes: bool) -> list[int | None]:
+        return labels[rows] if classes else [None] * len(labels[rows])
+
+    if isinstance(pipeline, SemiParametricDDPMPipeline):
+        return lambda rows, classes: pipeline.noise_predictor(
+            asked(rows, classes), config.exemplars_per_class, guidance_scale=1.0, on_empty_class="null"
+        )
+    if isinstance(pipeline, AdapterEnsembleDDPMPipeline):
+        numbers = nearest_adapters(pipeline, images.pictures)
+        return lambda rows, classes: pipeline.noise_predictor(
+            asked(rows, classes), guidance_scale=1.0, adapters=numbers[rows]
+        )
+    return lambda rows, classes: pipeline.noise_predictor(asked(rows, classes), guidance_scale=1.0)
+
+
+def nearest_adapters(pipeline: AdapterEnsembleDDPMPipeline, images: np.ndarray) -> np.ndarray:
+    """Return the adapter with the nearest key, of those that answer, of uint8 images, int64 ``(n, 1)``."""
+    request = AdapterRequest([None] * len(images), images, None, "route", 1, 0)
+    return request.choose(pipeline.adapters, pipeline.router).numbers
+
+
+def _noised(pipeline: GeneratorPipeline, images: ScoredImages) -> torch.Tensor:
+    """Return what noise is added to: the images, or what an autoencoder makes of them."""
+    if isinstance(pipeline, AdapterEnsembleDDPMPipeline):
+        return pipeline.denoiser.encode(images.pictures).cpu()
+    return images.pixels
 
 
 def scaled_attack(attack: AttackConfig, timesteps: int) -> AttackConfig:

@@ -84,20 +84,19 @@ def _rates(evidence: Evidence, recogniser: Recogniser, images_per_class: int, na
 
 def _null_token(evidence: Evidence, recogniser: Recogniser, names: str) -> list[Measure]:
     classes = evidence.deletion.classes
-    chance = len(classes) / len(evidence.test.class_names)
+    chance, words = len(classes) / len(evidence.test.class_names), evidence.words
     sure = None
     if len(evidence.held_out) > 1:
         sure = prediction_entropy(recogniser.probabilities(evidence.held_out.all_images())).value
     measures = []
     for state, name in _null_states(evidence):
         probabilities = recogniser.probabilities(evidence.states[state].null.images)
-        which = f"{len(probabilities)} images sampled from the null token, without any exemplar ({state})"
+        which = f"{len(probabilities)} images sampled from the null token, {words.null} ({state})"
         measures += [
             Measure.of(
                 f"forgotten_class_rate_{name}",
                 class_share(probabilities.argmax(axis=1), classes),
-                f"Share of {which}, that the judge recognises as the deleted class ({names}): the part of "
-                "the class that lives in the weights.",
+                f"Share of {which}, that the judge recognises as the deleted class ({names}): {words.kept}.",
                 chance,
                 "chance level; the oracle's value shows what weights give that never saw the deleted images",
             ),
@@ -123,7 +122,10 @@ def _null_token(evidence: Evidence, recogniser: Recogniser, names: str) -> list[
 def _null_states(evidence: Evidence) -> list[tuple[str, str]]:
     """Return the states whose null token is judged, each with what names of measures end in."""
     names = {"after": "null", "oracle": "null_oracle"}
-    return [(state, name) for state, name in names.items() if state in evidence.states]
+    states = evidence.states
+    return [
+        (state, name) for state, name in names.items() if state in states and len(states[state].null.images)
+    ]
 
 
 def _null_likeness(

@@ -11,6 +11,7 @@ import numpy as np
 
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.image_sets import ImageArray, IndexedImageSet
+from gen_unlearn.judging.wording import EXEMPLARS, Wording
 from gen_unlearn.metrics.feature_sets import FeatureSet, measure_features
 from gen_unlearn.metrics.features import FeatureExtractor
 from gen_unlearn.repro import digest_arrays, keyed_order
@@ -23,8 +24,8 @@ class Deletion:
     """What was deleted from a run, as the evaluation sees it.
 
     Attributes:
-        classes: classes that were in the exemplars before and are not now.
-        retained_classes: classes that have exemplars now; all classes of a plain model.
+        classes: classes that had deletable images before and have none now.
+        retained_classes: classes that have some now; all classes of a plain model.
         images: the deleted training images; empty if the source no longer has them.
         retained: the training images that were not deleted.
     """
@@ -45,6 +46,7 @@ class Evidence:
         oracles_again: images of each oracle with other noise, as many.
         deletion: what was deleted.
         test: the held-out images.
+        words: what the measures call the model.
     """
 
     states: dict[str, SampleSet]
@@ -52,6 +54,7 @@ class Evidence:
     oracles_again: tuple[SampleSet, ...]
     deletion: Deletion
     test: IndexedImages
+    words: Wording = EXEMPLARS
 
     @cached_property
     def held_out(self) -> IndexedImages:

@@ -15,6 +15,8 @@ from gen_unlearn.judging.attacks import (
     with_likelihood_ratios,
 )
 from gen_unlearn.judging.evidence import Evidence
+from gen_unlearn.judging.refitting import RefittableEnsemble
+from gen_unlearn.judging.wording import Wording
 from gen_unlearn.metrics.estimate import Estimate
 from gen_unlearn.metrics.membership import MembershipResult
 from gen_unlearn.metrics.protocol import MembershipConfig
@@ -31,12 +33,6 @@ _NAMES = {
     "pian": "PIAN",
     "clid": "CLiD",
     "likelihood_ratio": "likelihood ratio",
-}
-_STATES = {
-    "before": "the model with all its exemplars",
-    "after": "the model without the deleted images among its exemplars",
-    "random": "the model without as many other images, chosen at random, among its exemplars",
-    "oracle": "the model that was retrained without the deleted images",
 }
 
 
@@ -57,12 +53,17 @@ class Leakage:
 
 
 def measure_leakage(
-    run: RunFolder, oracles: Sequence[RunFolder], evidence: Evidence, config: MembershipConfig
+    run: RunFolder,
+    oracles: Sequence[RunFolder],
+    evidence: Evidence,
+    config: MembershipConfig,
+    ensemble: RefittableEnsemble | None = None,
 ) -> Leakage:
     """Attack the denoiser before the deletion, after it, with random images removed, and the oracles.
 
-    The states of one model differ in their exemplars only: what an attack finds after the deletion is what
-    the weights, and not the exemplars, remember. It means something beside the oracle's value alone.
+    The states of one model differ in their exemplars, or in the adapters of the images, only: what an attack
+    finds after the deletion is what the weights, and not the exemplars, remember. It means something beside
+    the oracle's value alone. `ensemble` is the run, if it is an adapter ensemble.
     """
     deleted = evidence.deletion.images
     if not config.images or not len(run.forgotten()):
@@ -74,16 +75,21 @@ def measure_leakage(
         return Leakage(notes=("Membership was not tested: no held-out image is of a deleted image's class.",))
     scores = {
         state: attack_model(pipeline, images, config, state)
-        for state, pipeline in pipelines_by_state(run, deleted).items()
+        for state, pipeline in pipelines_by_state(run, deleted, ensemble).items()
     }
     of_oracles = [attack_model(oracle.load_pipeline(), images, config, "oracle") for oracle in oracles]
     if of_oracles:
         scores["oracle"] = of_oracles[0]
-    return _summarise(with_likelihood_ratios(scores, of_oracles), images, config, len(oracles))
+    complete = with_likelihood_ratios(scores, of_oracles)
+    return _summarise(complete, images, config, len(oracles), evidence.words)
 
 
 def _summarise(
-    scores: dict[str, Scores], images: ScoredImages, config: MembershipConfig, oracles: int
+    scores: dict[str, Scores],
+    images: ScoredImages,
+    config: MembershipConfig,
+    oracles: int,
+    words: Wording,
 ) -> Leakage:
     measures: list[Measure] = []
     roc: dict[str, dict[str, dict[str, list[float]]]] = {}
@@ -104,10 +110,10 @@ def _summarise(
             }
         for state, result in found.items():
             outsiders = result.outsiders
-            measures += _measures_of(attack, name, state, result)
+            measures += _measures_of(attack, name, state, result, words)
             if "oracle" in found and state != "oracle":
                 gap = images.difference(scores[state][attack], scores["oracle"][attack])
-                measures.append(_gap(attack, name, state, gap))
+                measures.append(_gap(attack, name, state, gap, words))
     notes = []
     if outsiders < 100:
         notes.append(f"True-positive rates at 1 % false positives rest on {outsiders} held-out images only.")
@@ -123,16 +129,19 @@ def _summarise(
     return Leakage(tuple(measures), roc, tuple(notes))
 
 
-def _measures_of(attack: str, name: str, state: str, result: MembershipResult) -> list[Measure]:
+def _measures_of(
+    attack: str, name: str, state: str, result: MembershipResult, words: Wording
+) -> list[Measure]:
     who = (
-        f"{_STATES[state]}; {result.members} deleted against {result.outsiders} held-out images of the same "
-        "classes"
+        f"{words.states[state]}; {result.members} deleted against {result.outsiders} held-out images of the "
+        "same classes"
     )
     left_out = (
         f" {result.left_out} deleted images of classes without held-out ones are left out."
         if result.left_out
         else ""
     )
+    left_out += f" {words.scored}" if words.scored else ""
     return [
         Measure.of(
             f"membership_auc_{attack}_{state}",
@@ -155,17 +164,12 @@ def _measures_of(attack: str, name: str, state: str, result: MembershipResult) -
     ]
 
 
-def _gap(attack: str, name: str, state: str, gap: Estimate) -> Measure:
-    read = (
-        "Parametric leakage: above 0 the weights remember more than retraining."
-        if state == "after"
-        else "Above 0 the weights and the exemplars remember more than retraining."
-    )
+def _gap(attack: str, name: str, state: str, gap: Estimate, words: Wording) -> Measure:
     return Measure.of(
         f"membership_gap_{attack}_{state}",
         gap,
-        f"membership_auc_{attack} of {_STATES[state]}, minus that of {_STATES['oracle']}: the {name} attack "
-        f"on the same images, with the error of the paired difference. {read}",
+        f"membership_auc_{attack} of {words.states[state]}, minus that of {words.states['oracle']}: the "
+        f"{name} attack on the same images, with the error of the paired difference. {words.gap_of(state)}",
         0.0,
         "the oracle",
     )

@@ -48,7 +48,7 @@ class AdapterEnsembleDDPMPipeline(DiffusionPipeline):
         class_names: names of all classes.
         rank: of the adapters.
         alpha: what adapters add is scaled by ``alpha / rank``.
-        targets: ends of the names of the layers that have adapters.
+        targets: ends of the names of the layers that have adapters; those of `LoraConfig` by default.
         vae: between images and what is denoised.
         prompts: what tells a text-to-image denoiser the classes.
         exemplars: what a semi-parametric denoiser looks at; deletable images.
@@ -61,18 +61,18 @@ class AdapterEnsembleDDPMPipeline(DiffusionPipeline):
         unet: Network,
         scheduler: SchedulerMixin,
         router: AdapterBackbone | None = None,
-        class_names: Sequence[str] = (),
+        class_names: list[str] | None = None,
         rank: int = _PLAIN.rank,
         alpha: float = _PLAIN.alpha,
-        targets: Sequence[str] = _PLAIN.targets,
+        targets: list[str] | None = None,
         vae: AutoencoderKL | None = None,
         prompts: ClassPrompts | None = None,
         exemplars: ExemplarStore | None = None,
     ) -> None:
         super().__init__()
-        self.lora = LoraConfig(rank=rank, alpha=alpha, targets=tuple(targets))
-        names = list(class_names)
-        self.register_to_config(class_names=names, rank=rank, alpha=alpha, targets=list(targets))
+        names, ends = list(class_names or ()), tuple(targets or _PLAIN.targets)
+        self.lora = LoraConfig(rank=rank, alpha=alpha, targets=ends)
+        self.register_to_config(class_names=names, rank=rank, alpha=alpha, targets=list(ends))
         self.register_modules(
             unet=unet, scheduler=scheduler, router=router, vae=vae, prompts=prompts, exemplars=exemplars
         )

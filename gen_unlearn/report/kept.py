@@ -1,4 +1,4 @@
-"""What the network weights still produce of a deleted class when no exemplar is given to them."""
+"""What a generator still produces of a deleted class when nothing of it is asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from gen_unlearn.judging.wording import EXEMPLARS
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
 from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.report.bars import NORMAL_95, Bar, draw_bars, floors_of
@@ -19,9 +20,10 @@ QUANTITY = "forgotten_class_rate_null"
 
 @dataclass(frozen=True)
 class KeptByWeights:
-    """The share of a deleted class in images made without exemplars, beside the oracle's or else chance.
+    """The share of a deleted class in images of the null token, beside the oracle's or else chance.
 
     Attributes:
+        made: how these images were made, such as ``without any exemplar``.
         classes: the deleted classes in words, such as ``class 3``.
         several: there is more than one.
         share: share after the deletion, with its error.
@@ -36,6 +38,7 @@ class KeptByWeights:
         floors: what the dotted line in the bars is.
     """
 
+    made: str
     classes: str
     several: bool
     share: str
@@ -62,6 +65,7 @@ def kept_by_weights(scorecard: Scorecard, receipts: Sequence[DeletionReceipt]) -
     names = [str(name) for name in scorecard.protocol.get("forgotten_classes", ())]
     bars = [Bar("after", after), *([Bar("oracle", oracle)] if oracle else [])]
     return KeptByWeights(
+        made=str(scorecard.protocol.get("null_images_drawn", EXEMPLARS.null)),
         classes=_classes(names),
         several=len(names) > 1,
         share=format_value(after),

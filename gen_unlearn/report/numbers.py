@@ -19,9 +19,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Retained classes": ("retained_", "retain_"),
     "Membership": ("membership_",),
     "Copies of deleted images": ("nearest_", "copy", "copies", "share_nearest"),
-    "Data copying": ("authenticity", "copying_", "mifid"),
-    "Attacks on the adapters": ("key_source_", "reconstruction_", "adaptive_sequence", "bit_identical"),
-    "Cost": ("seconds_", "sampling_", "cost_", "bytes_", "parameters", "memory"),
+    "Data copying": ("authenticity", "copying_", "mifid", "adapter_copying"),
+    "Attacks on the adapters": (
+        "key_source_",
+        "reconstruction_",
+        "adaptive_sequence",
+        "bit_identical",
+        "before_after_",
+    ),
+    "Cost": ("seconds_", "visits_", "sampling_", "cost_", "bytes_", "parameters", "memory"),
 }
 """Group -> what the names of its measures begin with; the longest beginning decides."""
 

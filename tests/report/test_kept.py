@@ -97,3 +97,10 @@ def test_nothing_is_said_without_the_share_or_anything_to_compare_it_with() -> N
     no_chance = replace(whole.measures[0], floor=None)
     assert kept_by_weights(replace(whole, measures=(no_chance,)), ()) is None
     assert "What the weights kept" not in text_of(replace(whole, measures=whole.measures[1:]))
+
+
+def test_an_ensemble_is_said_to_draw_without_a_class() -> None:
+    shown = card(0.1, 0.1, "3")
+    text = text_of(replace(shown, protocol=shown.protocol | {"null_images_drawn": "without a class"}))
+    assert "Of the images made without a class, 10 ± 1 % are recognised as class 3" in text
+    assert "without any exemplar" not in text
