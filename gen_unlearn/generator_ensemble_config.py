@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from gen_unlearn.adapters.families import PublicKeySource
-from gen_unlearn.adapters.lora import LoraConfig
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.release import ReleaseConfig
 from gen_unlearn.adapters.routing import MOST_ADAPTERS
 from gen_unlearn.models.encoders import EncoderConfig
@@ -35,6 +35,11 @@ class RouterConfig:
             raise ValueError(
                 "expected no model.router.training.encoder_run: that encoder may have seen deletable images; "
                 "name weights from elsewhere with model.router.encoder.weights"
+            )
+        if self.training.mixed_precision != "no" or self.training.log_with is not None:
+            raise ValueError(
+                "expected no mixed_precision or log_with in model.router.training: precision and trackers "
+                "are those of the backbone's training"
             )
 
 

@@ -16,10 +16,14 @@ from gen_unlearn.sealing import RunKey
 
 
 def differences(versions: Mapping[str, str]) -> str:
-    """Say in words what of some versions is another here."""
+    """Say in words what of some versions is another here, and what is here that an environment lacks."""
     now = environment(process_state().device)
-    then = {name: version for name, version in versions.items() if now.get(name) != version}
-    return ", ".join(f"{name} {version} -> {now.get(name)}" for name, version in then.items())
+    names = [*versions, *(name for name in now if "blas" in versions and name not in versions)]
+    return ", ".join(
+        f"{name} {versions.get(name)} -> {now.get(name)}"
+        for name in names
+        if versions.get(name) != now.get(name)
+    )
 
 
 @dataclass(frozen=True)

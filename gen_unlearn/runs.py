@@ -34,7 +34,8 @@ from gen_unlearn.ledger import Ledger, LedgerEntry
 from gen_unlearn.manifest import RunManifest, TrainingRecord
 from gen_unlearn.pipelines.adapter_ensemble import load_ensemble, load_ensemble_pipeline
 from gen_unlearn.pipelines.classification import ClassificationPipeline, load_classifier
-from gen_unlearn.pipelines.loading import load_generator
+from gen_unlearn.pipelines.loading import load_generator, read_one_state
+from gen_unlearn.pipelines.lora_loading import load_lora_pipeline
 from gen_unlearn.pipelines.prediction import PredictionConfig
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
@@ -205,10 +206,11 @@ class RunFolder(RunRecords):
         write_text(self.manifest_path, manifest)
 
     def load_pipeline(self) -> GeneratorPipeline:
-        """Load the model as it is now."""
-        return load_generator(
-            self.model_path, self.config.model.kind, self.config.sampling, self.config.noise
-        )
+        """Load the model as it is now; a ValueError says that its parts do not belong together."""
+        folder, config, known = self.model_path, self.config, self.environments_of
+        if config.model.kind == "adapter-ensemble":
+            return read_one_state(self, lambda: load_lora_pipeline(folder, config.sampling, known))
+        return load_generator(folder, config.model.kind, config.sampling, config.noise)
 
     def load_classifier(self, prediction: PredictionConfig | None = None) -> ClassificationPipeline:
         """Load the classifier as it is now; how it predicts says the recipe, or `prediction`.
@@ -231,17 +233,8 @@ class RunFolder(RunRecords):
             raise ValueError(
                 f"expected an adapter ensemble, got {self.path}, a {self.recipe.model.kind} model"
             )
-
-        ensemble = load_ensemble(self.model_path, self.classifier_config, self.environments_of)
-        if ensemble is None:  # A change came in between.
-            with self.change.settled():
-                ensemble = load_ensemble(self.model_path, self.classifier_config, self.environments_of)
-        if ensemble is None:
-            raise ValueError(
-                f"exemplars and adapters of {self.path} are not in the state that the ledger's last entry "
-                f"describes; see: gen-unlearn verify {self.path}"
-            )
-        return ensemble
+        folder, config, known = self.model_path, self.classifier_config, self.environments_of
+        return read_one_state(self, lambda: load_ensemble(folder, config, known))
 
     def exemplar_folder(self) -> ExemplarFolder:
         """Open the exemplars on disk: enough to delete from them, and to ask what is held.

@@ -65,7 +65,7 @@ class SamplePlan:
 
     Attributes:
         images_per_class: images under each class that is served.
-        null_images: images without exemplars.
+        null_images: images without exemplars, or under the null label.
         first_index: number of the first image; sets with other numbers share no noise.
         sampling: how they are sampled.
     """
@@ -92,13 +92,16 @@ class SamplePlan:
 def generate_samples(
     pipeline: GeneratorPipeline, classes: Sequence[int], plan: SamplePlan, description: str = "sample"
 ) -> SampleSet:
-    """Sample the set that `plan` describes, under the given classes, if any, and without exemplars.
+    """Sample the set that `plan` describes, under the given classes, if any, and without a class.
 
     Raises:
-        ValueError: there is no class, and the plan has no images without exemplars.
+        ValueError: there is no class, and the plan has no images without one.
     """
     if not classes and not plan.null_images:
-        raise ValueError("no exemplar is left of any class, and no image without exemplars is asked for")
+        raise ValueError(
+            "expected a class that can be sampled, or images without one, got neither: nothing is left of "
+            "any class; add images, or ask for images without a class where the generator can make them"
+        )
     numbers = range(plan.first_index, plan.first_index + plan.images_per_class)
     null_numbers = range(plan.first_index, plan.first_index + plan.null_images)
     asked = [(label, index) for index in numbers for label in classes]

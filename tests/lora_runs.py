@@ -1,4 +1,4 @@
-"""A tiny adapter ensemble that generates, with images deleted, and its oracle."""
+"""Adapter ensembles that generate, tiny enough to be trained in seconds; one of them with its oracle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from command_line import CONFIGS, TINY_OVERRIDES
+from command_line import CONFIGS
+from command_line import TINY as TINY_GENERATOR
 
 from gen_unlearn.commands.forget import forget
 from gen_unlearn.commands.requests import ForgetRequest
@@ -15,21 +16,38 @@ from gen_unlearn.config import load_config
 from gen_unlearn.repro import ids_to_hex
 from gen_unlearn.runs import RunFolder
 
-TINY_LORA = (
-    *TINY_OVERRIDES,
-    "model.adapters.count=12",
-    "core.fraction=0.8",
-    "model.adapters.lora.epochs=1",
-    "model.router.encoder.width=8",
-    "model.router.training.images=64",
-    "evaluation.membership.images=12",
-)
+RECIPE = CONFIGS / "digits_lora.yaml"
+TINY = TINY_GENERATOR | {
+    "core.fraction": "0.8",
+    "model.router.encoder.width": "4",
+    "model.router.encoder.depth": "0",
+    "model.router.training.images": "64",
+    "model.router.training.batch_size": "32",
+    "model.adapters.count": "12",
+    "model.adapters.lora.rank": "2",
+    "model.adapters.lora.epochs": "2",
+    "model.adapters.lora.batch_size": "4",
+    "model.adapters.lora.stack": "2",
+    "training.images": "48",
+    "evaluation.membership.images": "12",
+}
+SEMI_PARAMETRIC = ("model.backbone=semi-parametric", "model.adapters.lora.stack=1")
 DELETED = 5
+
+
+def tiny_overrides(*overrides: str) -> list[str]:
+    """Return the settings of a tiny ensemble, and others that go before them."""
+    return [*(f"{key}={value}" for key, value in TINY.items()), *overrides]
+
+
+def tiny_ensemble(*overrides: str) -> list[object]:
+    """Return the options of a tiny ensemble for the command line."""
+    return ["--config", RECIPE, *(word for value in tiny_overrides(*overrides) for word in ("--set", value))]
 
 
 def train_tiny_ensemble(path: Path, overrides: Sequence[str] = ()) -> RunFolder:
     """Train a run within seconds."""
-    return train(load_config(CONFIGS / "digits_lora.yaml", [*TINY_LORA, *overrides]), path)
+    return train(load_config(RECIPE, tiny_overrides("model.adapters.lora.rank=4", *overrides)), path)
 
 
 @dataclass(frozen=True)

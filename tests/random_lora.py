@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel, UNet2DModel
 
 from gen_unlearn.adapters.family import AdapterState
-from gen_unlearn.adapters.lora import LoraConfig
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.models.frozen_denoiser import Network
 from gen_unlearn.models.stacked_lora import DOWN, UP, factor_shapes, lora_layers
 from gen_unlearn.pipelines.denoising import NoiseConfig

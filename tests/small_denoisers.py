@@ -11,7 +11,8 @@ from diffusers import DDPMScheduler, UNet2DModel
 from small_ensembles import STEPS, in_order
 
 from gen_unlearn.adapters.family import FitJob
-from gen_unlearn.adapters.lora import LoraAdapters, LoraConfig
+from gen_unlearn.adapters.lora import LoraAdapters
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.models.frozen_denoiser import FrozenDenoiser
 from gen_unlearn.repro import digest_state, image_ids

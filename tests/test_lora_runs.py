@@ -10,17 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import refused, run_command, works
-from lora_factory import SEMI_PARAMETRIC, tiny_ensemble
+from lora_runs import SEMI_PARAMETRIC, tiny_ensemble
 from PIL import Image
 from run_factory import snapshot, unchanged
 from safetensors.numpy import load_file
 
 from gen_unlearn.adapters.adapter_folder import AdapterFolder
+from gen_unlearn.adapters.records import Records
+from gen_unlearn.adapters.serving import count_members
 from gen_unlearn.commands.ensemble_recipe import recipe_of
-from gen_unlearn.ledger import Ledger
+from gen_unlearn.judging.states import sample_states
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
 from gen_unlearn.repro import ids_to_hex
 from gen_unlearn.runs import RunFolder
+from gen_unlearn.samples import SampleSet
 
 
 @pytest.fixture(scope="module")
@@ -222,13 +225,15 @@ def test_info_tells_what_it_is(run: Path) -> None:
     assert works("info", run)["level"] == "influence-free"
 
 
-def test_the_recipe_of_a_run_is_that_of_its_training(run: Path) -> None:
+def test_settings_of_adapters_decide_the_recipe_and_the_rest_does_not(run: Path) -> None:
     opened = RunFolder.open(run)
-    recipe = recipe_of(opened)
-    assert recipe.neighbours == 1
-    assert recipe.digest == recipe_of(opened).digest
-    entries = Ledger.read(opened.ledger_path, opened.key).entries
-    assert len(entries) == 1
+    digest = recipe_of(opened).digest
+    assert recipe_of(opened.with_overrides(["sampling.seed=1"])).digest == digest
+    text = opened.recipe_path.read_text(encoding="utf-8")
+    for before, after in (("epochs: 2", "epochs: 3"), ("rank: 2", "rank: 4"), ("seed: 0", "seed: 1")):
+        assert before in text
+        opened.recipe_path.write_text(text.replace(before, after), encoding="utf-8")
+        assert recipe_of(RunFolder(run)).digest != digest, after
 
 
 # --- images
@@ -237,10 +242,11 @@ def test_the_recipe_of_a_run_is_that_of_its_training(run: Path) -> None:
 def test_images_do_not_depend_on_their_number(run: Path, tmp_path: Path) -> None:
     works("sample", run, "--out", tmp_path / "few", "--count", "2")
     works("sample", run, "--out", tmp_path / "more", "--count", "3", "--set", "sampling.batch_size=4")
-    for path in (tmp_path / "few").glob("*-*.png"):
+    names = sorted(path.name for path in (tmp_path / "few").glob("*-*.png"))
+    assert len(names) == 2 * 10
+    for name in names:
         first, second = (
-            np.asarray(Image.open(folder / path.name), dtype=int)
-            for folder in (tmp_path / "few", tmp_path / "more")
+            np.asarray(Image.open(tmp_path / folder / name), dtype=int) for folder in ("few", "more")
         )
         assert np.abs(first - second).max() <= 1
 
@@ -260,6 +266,72 @@ def test_other_compositions_give_other_images(run: Path, composition: str, tmp_p
     )
     images = [np.asarray(Image.open(tmp_path / name / "sheet.png")) for name in ("route", "other")]
     assert not np.array_equal(*images)
+
+
+# --- read while it is changed
+
+
+def change_between(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> list[str]:
+    """Let something happen once, after the records were read and before the adapters are."""
+    read, reads = AdapterFolder.read, []
+
+    def late(path: Path, work: Callable[[AdapterFolder], object]) -> object:
+        reads.append(path.name)
+        if len(reads) == 1:
+            change()
+        return read(path, work)
+
+    monkeypatch.setattr(AdapterFolder, "read", staticmethod(late))
+    return reads
+
+
+def members_of(run: Path) -> np.ndarray:
+    """Count the records of each class at each adapter, as the run's files say."""
+    opened = RunFolder.open(run)
+    recipe, rows = recipe_of(opened), opened.exemplar_folder().all_rows()
+    routes = Records.of_rows(rows, recipe.shape.features)[1]
+    return count_members(rows.labels, routes, len(recipe.keys), recipe.shape.classes)
+
+
+@pytest.mark.parametrize("backbone", [(), pytest.param(SEMI_PARAMETRIC, marks=pytest.mark.slow)])
+def test_a_deletion_between_the_reads_of_a_load_is_seen_whole(
+    backbone: tuple[str, ...], fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "changing"
+    if backbone:
+        works("train", *tiny_ensemble(*backbone), "--out", run)
+    else:
+        shutil.copytree(fresh, run)
+    opened, before = RunFolder.open(run), members_of(run)
+    reads = change_between(monkeypatch, lambda: works("forget", run, "--class", "3"))
+    pipeline = opened.load_pipeline()
+    assert reads == ["adapters", "adapters"]
+    assert isinstance(pipeline, AdapterEnsembleDDPMPipeline)
+    np.testing.assert_array_equal(pipeline.adapters.members, members_of(run))
+    assert pipeline.adapters.members.sum() < before.sum()
+    assert set(pipeline.adapters.states) == set(opened.adapter_folder().files)
+    if backbone:
+        np.testing.assert_array_equal(pipeline.exemplars.ids, opened.exemplar_folder().ids)
+
+
+def test_samples_of_a_run_that_changes_are_not_filed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = RunFolder.open(run)
+    change_between(monkeypatch, lambda: works("forget", run, "--class", "3"))
+    with pytest.raises(ValueError, match="changed since; nothing was sampled; run the command again"):
+        sample_states(opened, ())
+    assert not opened.samples_path.exists()
+    sampled = sample_states(opened, ())
+    assert list(sampled.states) == ["after"]
+    assert 3 not in SampleSet.from_file(sampled.states["after"]).labels
+
+
+def test_stores_of_different_states_are_refused(run: Path, fresh: Path) -> None:
+    works("forget", run, "--class", "3")
+    shutil.rmtree(run / "model" / "exemplars")
+    shutil.copytree(fresh / "model" / "exemplars", run / "model" / "exemplars")
+    with pytest.raises(ValueError, match="not in the state that the ledger's last entry describes"):
+        RunFolder.open(run).load_pipeline()
+    assert "see: gen-unlearn verify" in refused("sample", run, "--out", run.with_name("images"))
 
 
 # --- with exemplars besides

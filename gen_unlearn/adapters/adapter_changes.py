@@ -20,6 +20,7 @@ from gen_unlearn.adapters.family import (
 )
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
+from gen_unlearn.adapters.resumable import fit_resumably
 from gen_unlearn.adapters.routing import members_of
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.shards import Rows, row_keys
@@ -126,7 +127,7 @@ def fit_members(recipe: EnsembleRecipe, rows: Rows, adapters: Iterable[int]) -> 
     """Fit some adapters to their members among stored records, which are sorted by id and label."""
     records, routes = Records.of_rows(rows, recipe.shape.features)
     members = members_of(routes, len(recipe.keys))
-    return recipe.fit(records, {adapter: members[adapter] for adapter in sorted(adapters)})
+    return fit_resumably(recipe, records, {adapter: members[adapter] for adapter in sorted(adapters)}, None)
 
 
 def masked(family: AdapterFamily, state: AdapterState) -> AdapterState | None:

@@ -70,8 +70,8 @@ def environment(device: torch.device | None = None) -> dict[str, str]:
             libraries. The CPU by default.
     """
     found = {"scipy": scipy.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
-    if device is not None and device.type == "cuda":
-        found |= _graphics(device)
+    if device is not None and device.type != "cpu":
+        found |= _accelerator(device)
     builds = [
         f"{library['prefix']} {library['version']} {library.get('architecture', '')}".strip()
         for library in threadpool_info()
@@ -80,8 +80,10 @@ def environment(device: torch.device | None = None) -> dict[str, str]:
     return dict(sorted((software_versions() | found | {"blas": ", ".join(sorted(set(builds)))}).items()))
 
 
-def _graphics(device: torch.device) -> dict[str, str]:
-    """Return what decides the bits on a graphics processor: cuBLAS goes by its number of multiprocessors."""
+def _accelerator(device: torch.device) -> dict[str, str]:
+    """Return what decides the bits on a device: cuBLAS goes by the number of multiprocessors."""
+    if device.type != "cuda":
+        return {"device": device.type}
     units = torch.cuda.get_device_properties(device).multi_processor_count
     return {
         "device": f"{torch.cuda.get_device_name(device)}, {units} multiprocessors",

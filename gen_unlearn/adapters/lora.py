@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gen_unlearn.adapters.companions import NOBODY, companions
 from gen_unlearn.adapters.family import AdapterState, FitJob, HeadShape
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.one_thread import one_thread
 from gen_unlearn.adapters.stacks import EMPTY, StackPlan, adamw_step, fit_in_stacks
 from gen_unlearn.adapters.strict import strict_arithmetic
@@ -26,61 +27,6 @@ from gen_unlearn.models.stacked_lora import DOWN, UP, Factors, LoraLayer, adapte
 from gen_unlearn.repro import torch_generator
 
 _BRIEF = 2
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """How LoRA adapters of a denoiser look, and how they are trained.
-
-    Attributes:
-        rank: of the change of each layer.
-        alpha: what adapters add is scaled by ``alpha / rank``.
-        targets: ends of the names of the layers that are adapted: linear layers and convolutions.
-        epochs: how often each image is read.
-        batch_size: images of an adapter for one step; the last batch of an epoch is filled up with nothing.
-        learning_rate: of AdamW; it falls to 0 by a cosine over the steps of the adapter.
-        weight_decay: of AdamW.
-        max_grad_norm: the gradient of each adapter is scaled down to this norm; 0 leaves it as it is.
-        label_dropout: probability that an image's class is not told, where the denoiser can do without.
-        horizontal_flip: mirror images with probability 1/2.
-        stack: adapters that are trained together. The last bits of the weights may depend on it. A deletion
-            that touches fewer adapters takes as long as one that touches so many.
-
-    Raises:
-        ValueError: a value that cannot be trained with.
-    """
-
-    rank: int = 4
-    alpha: float = 4.0
-    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
-    epochs: int = 100
-    batch_size: int = 8
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    label_dropout: float = 0.1
-    horizontal_flip: bool = False
-    stack: int = 4
-
-    def __post_init__(self) -> None:
-        for name in ("rank", "epochs", "batch_size", "stack"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        for name in ("alpha", "learning_rate"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")
-        for name in ("weight_decay", "max_grad_norm"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"expected {name} of at least 0, got {getattr(self, name)}")
-        if not 0 <= self.label_dropout < 1:
-            raise ValueError(f"expected label_dropout from 0 to below 1, got {self.label_dropout}")
-        if not self.targets:
-            raise ValueError("expected targets, the ends of the names of layers to adapt, got none")
-
-    @property
-    def scale(self) -> float:
-        """Factor of what adapters add."""
-        return self.alpha / self.rank
 
 
 @dataclass(frozen=True)
@@ -103,7 +49,8 @@ class LoraAdapters:
         """Train adapters, each on its members alone; those of similar size are stacked.
 
         Raises:
-            ValueError: members are without pixels, or the denoiser takes no such adapters, or no such stack.
+            ValueError: members are without pixels, the denoiser takes no such adapters or no such stack, or a
+                training diverged.
         """
         denoiser = self.denoiser()
         denoiser.require_stack(self.config.stack)
@@ -176,7 +123,8 @@ class _Stack:
         pixels = job.members.pixels
         if pixels is None:
             raise ValueError("expected members with pixels to train a denoiser's adapters on, got none")
-        return self.denoiser.encode(np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels)
+        wanted = np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels
+        return self.denoiser.encode(wanted).cpu()  # A step gathers single rows, and moves them together.
 
     def train(self) -> list[AdapterState]:
         """Train all of them; return the adapters in the order of the jobs."""
@@ -194,6 +142,7 @@ class _Stack:
                     adamw_step(part, gradient, memory, step + 1, rate, self.config.weight_decay)
             for place in self.plan.ended(step):
                 finished[place] = _state_of(factors, place)
+                _require_finite(finished[place], self.jobs[place].adapter)
         return [finished[place] for place in range(len(self.jobs))]
 
     def _gradients(
@@ -288,3 +237,12 @@ def _state_of(factors: Mapping[str, Factors], place: int) -> AdapterState:
         arrays[name + DOWN] = pair.down[place].detach().cpu().numpy().copy()
         arrays[name + UP] = pair.up[place].detach().cpu().numpy().copy()
     return arrays
+
+
+def _require_finite(state: AdapterState, adapter: int) -> None:
+    """Raise a ValueError if the training of an adapter diverged."""
+    if not all(np.isfinite(array).all() for array in state.values()):
+        raise ValueError(
+            f"expected finite weights, got nan or infinity in adapter {adapter} after its training; lower "
+            "lora.learning_rate, or set lora.max_grad_norm"
+        )

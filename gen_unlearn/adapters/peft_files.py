@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from gen_unlearn.adapters.family import AdapterState
-from gen_unlearn.adapters.lora import LoraConfig
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.atomic import write_undated
 from gen_unlearn.models.stacked_lora import DOWN, UP
 

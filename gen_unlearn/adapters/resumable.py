@@ -9,7 +9,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from gen_unlearn.adapters.determinism import computing_device
 from gen_unlearn.adapters.family import AdapterState, PixelFamily, has_weights
+from gen_unlearn.adapters.promise import environment_digest
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.atomic import write_undated
@@ -23,8 +25,8 @@ def fit_resumably(
 ) -> dict[int, AdapterState]:
     """Fit adapters to their members, see `EnsembleRecipe.fit`.
 
-    Those that are trained on images are kept, each in a file named after all that decides it, so that an
-    interrupted fit goes on where it was. Others are fit at once.
+    Those that are trained on images are kept, each in a file named after all that decides its bits, software
+    and processor too, so that an interrupted fit goes on where it was. Others are fit at once.
 
     Args:
         recipe: what the ensemble is made of.
@@ -58,7 +60,8 @@ def _file(
 ) -> Path | None:
     if folder is None:
         return None
-    made_from = digest_json([recipe.digest, adapter, records.select(rows).digest])
+    here = environment_digest(computing_device(recipe.family))
+    made_from = digest_json([recipe.digest, adapter, records.select(rows).digest, here])
     return folder / f"{adapter:05d}-{made_from[:32]}.safetensors"
 
 
@@ -74,7 +77,7 @@ def _read(file: Path | None) -> AdapterState | None:
 
 
 def _write(file: Path | None, state: AdapterState) -> None:
-    if file is None or not process_state().is_main_process:
+    if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     write_undated(file, save(dict(state)))

@@ -76,12 +76,20 @@ class ServedAdapters:
         """
         counts = np.where(self.serving, self._counts(label), 0)
         if not counts.any():
-            what = "a member" if label is None else f"a member of class {label}"
-            raise ValueError(
-                f"expected adapters that answer with {what}, got none of {len(counts)}; load adapters, "
-                "rebuild those that wait, or ask for another class"
-            )
+            raise ValueError(self._why_none(label))
         return counts / counts.sum()
+
+    def _why_none(self, label: int | None) -> str:
+        """Say why no adapter answers for a class."""
+        of_class = "" if label is None else f" of class {label}"
+        if self._counts(label).any():
+            return f"all images{of_class} are in adapters that wait to be rebuilt; rebuild them first"
+        if not self.states:
+            return (
+                "expected adapters, got none: all images were deleted, or it was not loaded; load a run with "
+                "RunFolder.load_pipeline(), a saved pipeline with load_adapters(folder) besides"
+            )
+        return f"no image{of_class} is left in any adapter; ask for another class"
 
     def masked_share(self, label: int | None) -> float:
         """Return the share of the members, of a class or of all, that adapters which wait have, 0 to 1."""

@@ -50,7 +50,9 @@ def _weights_from_elsewhere(run: RunFolder) -> Iterator[str]:
     digest = run.manifest.started_from or "not recorded"
     for key, value in run.recipe.starts_from.items():
         encoder = key == "training.encoder_run"
-        start = "its encoder was taken over" if encoder else "the training started from these weights"
+        start = "the training started from these weights"
+        if encoder or run.is_ensemble:
+            start = "its encoder was taken over" if encoder else "they were taken over, frozen"
         yield (
             f"{key} {value} (SHA-256 of the weights {digest}): {start}; what they were trained on is not "
             "known to this program"

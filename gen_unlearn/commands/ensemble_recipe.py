@@ -10,17 +10,18 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
 from gen_unlearn.adapters.encoding import ensemble_recipe
+from gen_unlearn.adapters.family import PixelFamily
 from gen_unlearn.adapters.lora_recipe import lora_recipe
-from gen_unlearn.adapters.promise import promised_level
+from gen_unlearn.adapters.promise import fit_here, promised_level
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.routing import Keys
 from gen_unlearn.classifier_config import ClassifierRunConfig
+from gen_unlearn.metrics.weights import file_sha256
 from gen_unlearn.models.frozen_denoiser import FrozenDenoiser
 from gen_unlearn.pipelines.lora_loading import load_lora_backbone
 from gen_unlearn.receipts import Level
 from gen_unlearn.repro import digest_json
 from gen_unlearn.runs import RunFolder
-from gen_unlearn.shards import sha256
 
 
 def require_ensemble(run: RunFolder) -> None:
@@ -55,8 +56,16 @@ def recipe_of(run: RunFolder) -> EnsembleRecipe:
 
 
 def level_of(run: RunFolder) -> Level:
-    """Return what a run that is an adapter ensemble promises now; it is tried out whether bits repeat."""
+    """Return what a run that is an adapter ensemble promises now.
+
+    It is tried out whether bits repeat, unless that takes a training of denoisers and a rebuilding did so.
+    """
     recipe, waiting = recipe_of(run), bool(run.adapter_folder().waiting)
+    last = run.ledger.entries[-1]
+    receipt = run.filed_receipt(last) if last.kind == "rebuilt" else None
+    here = fit_here(run.ledger.environments, run.fitting_device)
+    if receipt is not None and here and isinstance(recipe.family, PixelFamily):
+        return receipt.level
     return promised_level(recipe.keys.source, recipe.family, waiting, run.ledger.environments, recipe.shape)
 
 
@@ -82,5 +91,5 @@ def _is_of_denoiser(run: RunFolder, name: str) -> bool:
 
 
 def _require_unchanged(path: Path, expected: str | None) -> None:
-    if sha256(path.read_bytes()) != expected:
+    if file_sha256(path) != expected:
         raise ValueError(f"{path} was changed since the training; nothing was changed; put it back")

@@ -30,7 +30,7 @@ from gen_unlearn.judging.quality import (
     why_unmeasured,
 )
 from gen_unlearn.judging.retrain import measure_retraining
-from gen_unlearn.judging.states import STATES, sample_states
+from gen_unlearn.judging.states import STATES, sample_plan, sample_states
 from gen_unlearn.judging.wording import ADAPTERS
 from gen_unlearn.metrics.extractors.choice import load_extractor
 from gen_unlearn.metrics.features import MeasurementProtocol
@@ -271,7 +271,7 @@ def _protocol(
         "forgotten_classes": [evidence.test.class_names[label] for label in evidence.deletion.classes],
         "deleted_images": len(evidence.deletion.images),
         "images_per_class": config.images_per_class,
-        "null_images": config.null_images,
+        "null_images": sample_plan(run).null_images,
         "null_images_drawn": evidence.words.null,
         **json.loads(json.dumps(settings)),
         "training_seed": run.config.seed,

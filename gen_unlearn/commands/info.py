@@ -88,7 +88,21 @@ def _ensemble(run: RunFolder, records: int) -> dict[str, Any]:
         "members_smallest": min(sizes, default=0),
         "members_largest": max(sizes, default=0),
         "load_imbalance": round(loads, 3),
+        **_reads(run, sizes),
         "adapters_megabytes": round(_bytes_below(run.adapters_path) / 1e6, 3),
+    }
+
+
+def _reads(run: RunFolder, sizes: list[int]) -> dict[str, Any]:
+    """Return how many images a deletion of one reads to train LoRA adapters again, each time one is shown."""
+    config = run.recipe.model.adapters
+    if isinstance(config, AdaptersConfig) or not sizes:
+        return {}
+    epochs, members = config.lora.epochs, sum(sizes)
+    reads = config.neighbours * epochs * sum(size * (size - 1) for size in sizes) / members
+    return {
+        "reads_per_deletion": round(reads, 1),
+        "reads_per_deletion_of_training": round(reads / (epochs * members), 5),
     }
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gen_unlearn.classifier_config import ClassifierRunConfig
-from gen_unlearn.commands.train import deleted_from, starting_weights, train
-from gen_unlearn.config import Recipe
+from gen_unlearn.commands.train import deleted_from, require_same_weights, train
 from gen_unlearn.indexed_images import unique_ids
 from gen_unlearn.runs import RunFolder
 
@@ -131,7 +130,7 @@ def find_oracles(run: RunFolder, folder: Path, seeds: Sequence[int]) -> list[Run
         digest = _recipe_digest(run, seed)
         if digest not in known:
             config = replace(RunFolder(run.path).recipe, seed=seed)
-            _require_same_weights(run, config)
+            require_same_weights(run, config)
             path = folder / f"{without.digest[:12]}-{digest[:12]}"
             known[digest] = train(config, path, without, origin, f"train oracle, seed {seed}")
             if len(known[digest].ledger.lines) > 1:
@@ -216,15 +215,6 @@ def _known_oracles(run: RunFolder, folder: Path, without: str) -> dict[str, RunF
         )
     _require_own_encoder(run)
     return _unchanged_runs(folder, without, run.manifest.started_from)
-
-
-def _require_same_weights(run: RunFolder, config: Recipe) -> None:
-    """Refuse to train an oracle whose recipe names weights that are not those of the run any more."""
-    if starting_weights(config) != run.manifest.started_from:
-        raise ValueError(
-            f"the weights that {run.recipe_path} names to start from are not those that {run.path} started "
-            f"from: expected SHA-256 {run.manifest.started_from}; put them back, and an oracle is trained"
-        )
 
 
 def _require_start(run: RunFolder, oracle: RunFolder) -> None:

@@ -41,6 +41,11 @@ def plan_ensemble(path: Path | None, overrides: Sequence[str]) -> EnsemblePlan:
 
 def _of_run(run: RunFolder) -> PlanConfig:
     """Return the numbers of the ensemble of a run; its imbalance is measured."""
+    if run.is_ensemble and run.recipe.task == "generation":
+        raise ValueError(
+            f"expected an adapter ensemble that classifies to plan for, got the generator {run.path}; see "
+            f"reads_per_deletion in: gen-unlearn info {run.path}"
+        )
     if not run.is_ensemble:
         raise ValueError(
             f"expected an adapter ensemble to plan for, got {run.path}, a {run.recipe.model.kind} model; "

@@ -11,6 +11,7 @@ import numpy as np
 
 from gen_unlearn.adapters.determinism import environment
 from gen_unlearn.commands.fit import fresh_training
+from gen_unlearn.commands.fit_lora_ensemble import LoraEnsembleTraining
 from gen_unlearn.config import Recipe, RunConfig
 from gen_unlearn.core import CoreSplit, split_core
 from gen_unlearn.data import Split, load_split
@@ -48,6 +49,12 @@ def train(
     if without is not None:
         parts = _leave_out(parts, without)
     training = fresh_training(config, parts, out)  # First: a recipe that cannot work leaves no folder.
+    if (
+        isinstance(training, LoraEnsembleTraining)
+        and origin is None
+        and not RunFolder(out).manifest_path.exists()
+    ):
+        training.require_samples()
     manifest = RunManifest(
         recipe_digest=config.digest,
         data_digest=parts.digest,
@@ -87,6 +94,19 @@ def is_trained(out: Path) -> bool:
     """Tell whether a folder holds a run whose training is complete."""
     run = RunFolder(out)
     return run.manifest_path.exists() and run.manifest.training is not None
+
+
+def require_same_weights(run: RunFolder, config: Recipe) -> None:
+    """Refuse to train again from a recipe that names other weights than the run started from.
+
+    Raises:
+        ValueError: they are not there, or not those any more.
+    """
+    if starting_weights(config) != run.manifest.started_from:
+        raise ValueError(
+            f"the weights that {run.recipe_path} names to start from are not those that {run.path} started "
+            f"from: expected SHA-256 {run.manifest.started_from}; put them back"
+        )
 
 
 def starting_weights(config: Recipe) -> str | None:
@@ -201,7 +221,8 @@ def summary(facts: dict[str, Any], before: bool) -> str:
     took = f"{facts['seconds_train']:.0f} s"
     if facts["loss"] is None:
         name = "backbone" if "backbone" in facts else "encoder"
-        ended = f"{name} taken from {facts[name]}, not trained: training.* says nothing here"
+        unused = "training.*" if name == "encoder" else "training.* and what describes the network"
+        ended = f"{name} taken from {facts[name]}, not trained: {unused} says nothing here"
     else:
         ended = f"loss {facts['loss']:.4f}"
     if before:

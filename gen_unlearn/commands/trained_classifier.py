@@ -16,9 +16,6 @@ from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplar_keys import encode_exemplars, save_exemplars
 from gen_unlearn.models.backbone import AdapterBackbone
 from gen_unlearn.models.classifier import ClassifierNetwork, SemiParametricClassifier
-from gen_unlearn.pipelines.adapter_ensemble import load_backbone
-from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
-from gen_unlearn.pipelines.lora_loading import load_lora_backbone
 from gen_unlearn.processes import process_state
 from gen_unlearn.run_paths import RunPaths
 from gen_unlearn.runs import RunFolder
@@ -66,23 +63,17 @@ def encode_again(run: RunFolder, data: IndexedImages) -> TrainedClassifier | Tra
     """
     folder = run.exemplar_folder()
     if run.is_ensemble:
-        recipe, network = recipe_of(run), _ensemble_network(run)
-        router = network if isinstance(network, AdapterBackbone) else network.router
+        path = run.classifier_path if run.recipe.task == "classification" else run.router_path
+        router = AdapterBackbone.from_pretrained(path, local_files_only=True)
+        recipe, router = recipe_of(run), router.to(process_state().device).eval()
         with threads_of_training(run):
             rows = encode_records(router, data, recipe.neighbours, folder.image_shape[:2])
-        return TrainedEnsemble(network, recipe, rows, folder.decoded_size)
+        return TrainedEnsemble(router, recipe, rows, folder.decoded_size)
     network = SemiParametricClassifier.from_pretrained(run.classifier_path, local_files_only=True)
     network = network.to(process_state().device).eval()
     with threads_of_training(run):
         rows = encode_exemplars(network, data, folder.image_shape[:2])
     return TrainedClassifier(network, rows, folder.class_names, folder.decoded_size)
-
-
-def _ensemble_network(run: RunFolder) -> AdapterBackbone | AdapterEnsembleDDPMPipeline:
-    """Load the frozen network of an adapter ensemble."""
-    if run.recipe.task == "classification":
-        return load_backbone(run.model_path, run.classifier_config)[0]
-    return load_lora_backbone(run.model_path)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from gen_unlearn.changes import refuse_links
 from gen_unlearn.commands import verify_ensemble
 from gen_unlearn.commands.fit import fit, fit_classifier
+from gen_unlearn.commands.train import require_same_weights
 from gen_unlearn.commands.trained_classifier import TrainedClassifier, encode_again, threads_of_training
 from gen_unlearn.commands.trained_ensemble import TrainedEnsemble
 from gen_unlearn.config import RunConfig
@@ -23,7 +24,7 @@ from gen_unlearn.indexed_images import first_few
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.processes import process_state
-from gen_unlearn.repro import ID_BYTES, digest_arrays, id_keys, ids_to_hex
+from gen_unlearn.repro import ID_BYTES, id_keys, ids_to_hex
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.shards import Rows, row_keys, sha256
 
@@ -183,8 +184,7 @@ def _exemplars(run: RunFolder) -> str:
     if not last.describes(run.state_of(folder), run.key) or last.remaining != len(folder):
         what = "they and the adapters" if run.is_ensemble else "they"
         raise ValueError(f"{what} are not in the state that the ledger's last entry describes")
-    deleted = int(ledger.tombstones.mask(folder.ids).sum())
-    if deleted:
+    if deleted := int(ledger.tombstones.mask(folder.ids).sum()):
         raise ValueError(f"{deleted} of them were deleted and are back")
     return f"{len(folder)}, every byte as listed, none of them deleted"
 
@@ -200,8 +200,9 @@ def _replay_exemplars(run: RunFolder) -> str:
 
 
 def _replay_pipeline(run: RunFolder) -> str:
+    require_same_weights(run, run.recipe)
     core = run.split_core(run.load_split().train).core
-    if digest_arrays(np.sort(core.ids, axis=0)) != digest_arrays(np.sort(run.core_ids, axis=0)):
+    if not np.array_equal(np.sort(core.ids, axis=0), np.sort(run.core_ids, axis=0)):
         raise ValueError(
             f"the source no longer has the whole core: {len(core)} of {len(run.core_ids)} images"
         )
@@ -279,7 +280,11 @@ def _compare_replayed(run: RunFolder, rebuilt: Path, kept: Path, missing: Rows) 
 def _compare(rebuilt: Path, kept: Path) -> str:
     """Compare two folders file by file."""
     sums = [
-        {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in _files(folder)}
+        {
+            path.relative_to(folder).as_posix(): sha256(path.read_bytes())
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
         for folder in (rebuilt, kept)
     ]
     differing = sorted(
@@ -288,10 +293,6 @@ def _compare(rebuilt: Path, kept: Path) -> str:
     if differing:
         raise ValueError(f"{len(differing)} of {len(sums[1])} files differ: {first_few(differing)}")
     return f"{len(sums[1])} files, SHA-256 equal"
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
 
 
 def failures(checks: Sequence[Check]) -> list[Check]:

@@ -202,6 +202,8 @@ def _unlearning_accuracies(evidence: Evidence, recogniser: Recogniser, names: st
         asked = samples.of_classes(classes)
         refused = not len(asked.images)
         images = samples.null.images if refused else asked.images
+        if not len(images):  # Refused, and the network has no null class.
+            continue
         how = (
             "requests for it are refused, so the images are those of the null token"
             if refused

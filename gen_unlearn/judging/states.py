@@ -8,12 +8,16 @@ from pathlib import Path
 
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.judging.evidence import Deletion, Evidence
-from gen_unlearn.pipelines.loading import served_classes
+from gen_unlearn.pipelines.loading import samples_without_class, served_classes
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.samples import SamplePlan, SampleSet, generate_samples
 
 STATES = ("before", "after", "oracle", "random")
 """What the measures of a run end in."""
+
+_NO_NULL_CLASS = (
+    "No images were sampled without a class, as the network has no null class: nothing was measured on any."
+)
 
 
 @dataclass(frozen=True)
@@ -44,18 +48,23 @@ class SampledStates:
 
 
 def sample_plan(run: RunFolder) -> SamplePlan:
-    """Return the set of samples that a run is judged by."""
+    """Return the set of samples that a run is judged by.
+
+    It has no images without a class where the network has no null class.
+    """
     config = run.config.evaluation
-    return SamplePlan(config.images_per_class, config.null_images, 0, run.config.sampling)
+    null_images = config.null_images if _has_null_class(run) else 0
+    return SamplePlan(config.images_per_class, null_images, 0, run.config.sampling)
 
 
 def sample_states(run: RunFolder, oracles: Sequence[RunFolder]) -> SampledStates:
     """Sample every state that can still be sampled, unless that was done before."""
     plan = sample_plan(run)
+    notes = [] if _has_null_class(run) else [_NO_NULL_CLASS]
     if not run.receipts():
-        return SampledStates({"before": _sample(run, plan, run.samples_path, "sample before")})
+        before = _sample(run, plan, run.samples_path, "sample before")
+        return SampledStates({"before": before}, notes=tuple(notes))
     files: dict[str, Path] = {}
-    notes: list[str] = []
     before = plan.path(run.samples_path, run.undeleted_state_digest())
     if before.exists():
         files["before"] = before
@@ -75,10 +84,25 @@ def sample_states(run: RunFolder, oracles: Sequence[RunFolder]) -> SampledStates
     return SampledStates(files, tuple(drawn), tuple(again), tuple(notes))
 
 
+def _has_null_class(run: RunFolder) -> bool:
+    return samples_without_class(run.model_path, len(run.manifest.class_names))
+
+
 def _sample(generator: RunFolder, plan: SamplePlan, folder: Path, description: str) -> Path:
-    """Sample the present state of a run, unless that was done before; return the file."""
+    """Sample the present state of a run, unless that was done before; return the file.
+
+    Raises:
+        ValueError: the run was changed while it was loaded, so that what was loaded has another digest.
+    """
+    entries = generator.ledger.entries
     path = plan.path(folder, generator.state_digest())
-    if not path.exists():
-        pipeline = generator.load_pipeline()
-        generate_samples(pipeline, served_classes(pipeline), plan, description).save(path)
+    if path.exists():
+        return path
+    pipeline = generator.load_pipeline()
+    if generator.ledger.entries != entries:
+        raise ValueError(
+            f"expected {generator.path} as it was when the command started, but it was changed since; "
+            f"nothing was sampled; run the command again"
+        )
+    generate_samples(pipeline, served_classes(pipeline), plan, description).save(path)
     return path

@@ -39,7 +39,8 @@ class DenoiserConfig:
             never saw.
         backbone: of an adapter ensemble: the kind of the frozen network, which is trained on the public core.
         weights: of an adapter ensemble: local folder of a diffusers pipeline or UNet to use instead, which
-            must never have seen a deletable image; the network's own settings are unused then.
+            must never have seen a deletable image. Its settings count then, and those of the network here
+            say nothing; `noise` does only if the folder has no scheduler.
         prompt: of an adapter ensemble on a text-to-image pipeline: what an image shows; ``{}`` is the class.
         router: of an adapter ensemble: what tells which adapters an image goes to.
         adapters: of an adapter ensemble.

@@ -166,6 +166,7 @@ def _load(folder: Path, kind: Any) -> Any:
             output_loading_info=True,
         )
     _require_complete(folder, report["missing_keys"])
+    model.register_to_config(_name_or_path="")  # What is saved must not hang on where it was loaded from.
     return model
 
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import AutoencoderKL, ConfigMixin, DDPMScheduler
 from torch import Tensor
 
 from gen_unlearn.exemplars import ExemplarStore
@@ -71,12 +71,15 @@ class FrozenDenoiser:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that decides what adapters learn of images: weights, prompts and noise schedule."""
+        """SHA-256 of all that decides what adapters learn of images: networks, prompts and noise schedule."""
         parts = {"network": self.network, "vae": self.vae, "prompts": self.prompts}
-        digests = {name: digest_state(part.state_dict()) for name, part in parts.items() if part is not None}
+        digests = {
+            name: [digest_state(part.state_dict()), _settings(part)]
+            for name, part in parts.items()
+            if part is not None
+        }
         schedule = digest_state({"alphas_cumprod": self.noise.alphas_cumprod})
-        scaling = None if self.vae is None else [self._scaling, self._shift]
-        return digest_json([digests, schedule, self.noise.config.prediction_type, scaling])
+        return digest_json([digests, schedule, self.noise.config.prediction_type])
 
     @property
     def has_null_class(self) -> bool:
@@ -204,3 +207,8 @@ class FrozenDenoiser:
     def _few(images: Tensor) -> Sequence[Tensor]:
         """Split a batch into parts that an autoencoder has memory for."""
         return images.split(_AUTOENCODED_AT_ONCE)
+
+
+def _settings(part: ConfigMixin) -> dict[str, Any]:
+    """Return what a network was built with, without versions and places."""
+    return {name: value for name, value in part.config.items() if not name.startswith("_")}

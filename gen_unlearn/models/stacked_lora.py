@@ -61,8 +61,21 @@ def lora_layers(
             )
         found[name] = module
     if not found:
-        raise ValueError(f"expected layers with names that end in {', '.join(targets)}, found none")
+        raise ValueError(
+            f"expected layers with names that end in {', '.join(targets)}, as lora.targets says, found none; "
+            f"there are {', '.join(_ends(network, adaptable))}"
+        )
     return found
+
+
+def _ends(network: nn.Module, adaptable: Callable[[str], bool]) -> list[str]:
+    """Return the last parts of the names of the layers that could have adapters."""
+    names = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and adaptable(name)
+    ]
+    return sorted({name.rpartition(".")[2] for name in names})
 
 
 def factor_shapes(layer: LoraLayer, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gen_unlearn.adapters.family import AdapterState
-from gen_unlearn.adapters.lora import LoraConfig
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.serving import NO_ADAPTER
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.models.frozen_denoiser import NULL_CLASS, FrozenDenoiser

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, Scheduler
 from torch import Tensor
 
 from gen_unlearn.adapters.family import AdapterState
-from gen_unlearn.adapters.lora import LoraConfig
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.serving import ServedAdapters
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.models.backbone import AdapterBackbone

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gen_unlearn.adapters.lora import LoraConfig
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.peft_files import load_adapter, save_adapter
 from gen_unlearn.adapters.serving import ServedAdapters
 from gen_unlearn.atomic import flush_tree, write_undated

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 class TrainingInterruptedError(Exception):
     """Training stopped on request; the newest resume point holds everything done so far."""
 
-    def __init__(self, images: int, total: int) -> None:
-        super().__init__(f"stopped at {images:,} of {total:,} images")
-        self.images = images
+    def __init__(self, done: int, total: int, unit: str = "images") -> None:
+        super().__init__(f"stopped at {done:,} of {total:,} {unit}")
+        self.done = done
         self.total = total
 
 

@@ -23,7 +23,8 @@ from gen_unlearn.adapters.family import (
     digest_adapter,
     has_weights,
 )
-from gen_unlearn.adapters.lora import LoraAdapters, LoraConfig
+from gen_unlearn.adapters.lora import LoraAdapters
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.models.frozen_denoiser import NULL_CLASS
 from gen_unlearn.models.stacked_lora import DOWN, UP, Factors, adapted, lora_layers
@@ -376,3 +377,9 @@ def test_members_without_pixels_are_refused() -> None:
 def test_settings_that_cannot_train_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoraConfig(**settings)
+
+
+def test_a_training_that_diverges_is_refused() -> None:
+    family = tiny_lora(learning_rate=1e38, max_grad_norm=0.0)
+    with pytest.raises(ValueError, match=r"nan or infinity in adapter 3 .* lower lora.learning_rate"):
+        family.fit([FitJob(3, pixel_records(6))], HeadShape(4, 3), 0)

@@ -22,7 +22,8 @@ from small_denoisers import pixel_jobs, pixel_records
 
 from gen_unlearn.adapters.companions import companions
 from gen_unlearn.adapters.family import AdapterState, FitJob, HeadShape, digest_adapter
-from gen_unlearn.adapters.lora import LoraAdapters, LoraConfig
+from gen_unlearn.adapters.lora import LoraAdapters
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.models.frozen_denoiser import NULL_CLASS, FrozenDenoiser
 from gen_unlearn.models.stacked_lora import DOWN, UP, Factors, adapted, lora_layers

@@ -17,7 +17,7 @@ from random_lora import TARGETS, random_adapter, tiny_network, tiny_text_network
 from torch import Tensor, nn
 
 from gen_unlearn.adapters.family import AdapterState
-from gen_unlearn.adapters.lora import LoraConfig
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.peft_files import WEIGHTS_FILE, load_adapter, save_adapter
 from gen_unlearn.models.stacked_lora import DOWN, UP, Factors, adapted, lora_layers
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import chisquare
@@ -50,10 +52,16 @@ def test_an_adapter_that_is_complete_without_members_does_not_answer() -> None:
 
 
 def test_what_nobody_answers_for_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a member of class 1, got none of 5.*rebuild"):
+    with pytest.raises(ValueError, match="all images of class 1 are in adapters that wait to be rebuilt"):
         served((0, 3)).choose(1, [0])
-    with pytest.raises(ValueError, match="answer with a member, got none"):
+    with pytest.raises(ValueError, match="all images are in adapters that wait"):
         served(()).shares(None)
+    with pytest.raises(ValueError, match="got none: all images were deleted, or it was not loaded"):
+        ServedAdapters({}, np.zeros_like(MEMBERS)).shares(None)
+    without = MEMBERS.copy()
+    without[:, 1] = 0
+    with pytest.raises(ValueError, match="no image of class 1 is left in any adapter"):
+        replace(served(), members=without).shares(1)
     with pytest.raises(ValueError, match="from 0 to 2, got 3"):
         served().shares(3)
     with pytest.raises(ValueError, match=r"adapters from 0 to 4, got \[9\]"):

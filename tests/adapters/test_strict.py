@@ -7,7 +7,8 @@ import torch
 from small_denoisers import pixel_jobs, tiny_denoiser
 
 from gen_unlearn.adapters.family import HeadShape, digest_adapter
-from gen_unlearn.adapters.lora import LoraAdapters, LoraConfig
+from gen_unlearn.adapters.lora import LoraAdapters
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.strict import strict_arithmetic
 from gen_unlearn.models.frozen_denoiser import FrozenDenoiser
 

@@ -9,7 +9,8 @@ from small_denoisers import CLASSES, tiny_denoiser
 from torch import Tensor
 
 from gen_unlearn.adapters.family import FitJob, HeadShape
-from gen_unlearn.adapters.lora import LoraAdapters, LoraConfig
+from gen_unlearn.adapters.lora import LoraAdapters
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.serving import ServedAdapters
 from gen_unlearn.metrics.before_and_after import WEIGHTS, draw_between, extrapolated, nearer_share

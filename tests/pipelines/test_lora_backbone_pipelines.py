@@ -13,7 +13,8 @@ from small_backbones import NAMES, noise, plain_unet, save_text_pipeline, spm_un
 from small_denoisers import pixel_records
 
 from gen_unlearn.adapters.family import FitJob, HeadShape, digest_adapter
-from gen_unlearn.adapters.lora import LoraAdapters, LoraConfig
+from gen_unlearn.adapters.lora import LoraAdapters
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.serving import ServedAdapters
 from gen_unlearn.exemplars import ExemplarStore

@@ -11,7 +11,7 @@ import torch
 from random_lora import random_adapter
 from small_backbones import NAMES, conditional_unet, noise, spm_unet, tiny_prompts, tiny_vae
 
-from gen_unlearn.adapters.lora import LoraConfig
+from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.peft_files import save_adapter
 from gen_unlearn.adapters.serving import ServedAdapters
 from gen_unlearn.data import IndexedImages
