@@ -69,13 +69,14 @@ def lora_layers(
 
 
 def _ends(network: nn.Module, adaptable: Callable[[str], bool]) -> list[str]:
-    """Return the last parts of the names of the layers that could have adapters."""
+    """Return the last parts of the names of the layers that could have adapters, such as ``to_out.0``."""
     names = [
         name
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d) and adaptable(name)
     ]
-    return sorted({name.rpartition(".")[2] for name in names})
+    ends = (name.split(".") for name in names)
+    return sorted({".".join(parts[-2:] if parts[-1].isdigit() else parts[-1:]) for parts in ends})
 
 
 def factor_shapes(layer: LoraLayer, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

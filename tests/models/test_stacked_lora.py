@@ -149,7 +149,7 @@ def test_layers_are_found_by_the_ends_of_their_names() -> None:
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (("o_q", "nothing"), "end in o_q, nothing, found none"),
+        (("o_q", "nothing"), "end in o_q, nothing, as lora.targets says, found none; there are"),
         (("group_norm",), "plain convolutions to adapt, got .*group_norm, a GroupNorm; take it out"),
         (("class_embedding",), "a Embedding"),
     ],
