@@ -95,7 +95,7 @@ def test_deletions_equal_training_without_the_images(kind: str, source: Path, tm
     files = {f"{name}-0000{index}.png" for name in ("cat", "car") for index in (0, 1)}
     assert set(drawn) == {"sheet.png", *files}
     line = refused("sample", run, "--class", "dog", "--out", tmp_path / "dogs")
-    assert f"a member of class {label}" in line
+    assert f"no image of class {label} is left" in line
     plan = works("evaluate", run, "--dry-run")
     assert plan["null_images"] == (0 if kind == "no null class" else int(TINY["evaluation.null_images"]))
 
