@@ -241,7 +241,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             entry["frechet_to_joint"] = _mean(ratios)
         for part, keys in _COSTS.items():
             values = [row[part] for row in own if part in row]
-            entry |= {f"{part}, {key}": _mean([value[key] for value in values]) for key in keys if values}
+            known = (key for key in keys if values and all(key in value for value in values))
+            entry |= {f"{part}, {key}": _mean([value[key] for value in values]) for key in known}
         found[name] = entry
     return found
 
@@ -270,7 +271,7 @@ def line(row: dict[str, Any]) -> str:
         text += f"  {row['visits']:,} visits, {row['seconds']:.0f} s"
     if "sampling" in row:
         cost = row["sampling"]
-        text += f"  sampling {cost['ratio']:.2f}x, {cost['evaluations_per_step']:g} evaluations"
+        text += f"  sampling {cost['ratio']:.2f}x"
     if "deletion" in row:
         cost = row["deletion"]
         shares = [f"{100 * cost[f'share_of_{part}']:.2f} %" for part in ("visits", "seconds")]
