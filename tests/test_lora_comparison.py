@@ -42,7 +42,7 @@ TINY = [
     "sampling.num_inference_steps=2",
     "evaluation.judge.epochs=2",
 ]
-PLAN = Plan(images=60, single=2, shares=(0.005, 0.02), timed=20, repeats=1)
+PLAN = Plan(images=60, single=2, share=0.005, timed=20, repeats=1)
 CONFIG = LoraConfig(rank=2, targets=("time_emb_proj", "conv1"), epochs=1, batch_size=64, stack=1)
 
 
@@ -112,11 +112,11 @@ def test_costs_of_sampling_and_deletion(world: World) -> None:
         cost = sampling_cost(world, system, PLAN, composed)
         assert cost["evaluations_per_step"] == evaluations
         assert cost["ratio"] > 0
-    few, many = deletions(world, system, PLAN)
+    row = deletions(world, system, PLAN)
     deletable = len(world.parts.deletable)
-    assert 0 < few["deletion"]["median_visits"] < few["deletion"]["visits_of_training"] == deletable
-    assert few["deleted"] + PLAN.single + many["at_once"] == many["deleted"] == round(0.02 * deletable)
-    assert len(system.ensemble) == deletable - many["deleted"]
+    assert 0 < row["deletion"]["median_visits"] < row["deletion"]["visits_of_training"] == deletable
+    assert row["deleted"] == row["at_once"] == round(0.005 * deletable)
+    assert len(system.ensemble) == deletable - row["deleted"] - PLAN.single
     assert system.ensemble.digest != before
     assert system.ensemble.replay() == []
 

@@ -167,7 +167,7 @@ def test_continues_after_ctrl_c_as_if_it_had_not_stopped(
     with interrupted(6), pytest.raises(TrainingInterruptedError) as stopped:
         trained(config, data, tmp_path)
     assert signal.getsignal(signal.SIGINT) is handler
-    assert stopped.value.images == 7 * 16
+    assert stopped.value.done == 7 * 16
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000007"]
     with interrupted(9), pytest.raises(TrainingInterruptedError):
         trained(config, data, tmp_path)

@@ -122,7 +122,7 @@ def test_continues_after_ctrl_c_as_if_it_had_not_stopped(
         trained(config, data, tmp_path)
     done = 8 // config.training.gradient_accumulation_steps
     assert signal.getsignal(signal.SIGINT) is handler
-    assert stopped.value.images == done * 24
+    assert stopped.value.done == done * 24
     assert [path.name for path in tmp_path.iterdir()] == [f"step-{done:08d}"]
     assert_equal(uninterrupted, trained(config, data, tmp_path))
 
