@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError
 
 from gen_unlearn.classifier_config import NOT_IN_THE_DIGEST, ClassifierRunConfig
 from gen_unlearn.core import CoreConfig
@@ -22,7 +17,7 @@ from gen_unlearn.metrics.protocol import ComparisonConfig, EvaluationConfig
 from gen_unlearn.models.denoiser import DenoiserConfig
 from gen_unlearn.pipelines.denoising import NoiseConfig
 from gen_unlearn.pipelines.sampling import SamplingConfig
-from gen_unlearn.recipes import recipe_adapter, recipe_yaml
+from gen_unlearn.recipes import apply_override, check_keys, read_recipe, recipe_yaml, validated
 from gen_unlearn.repro import digest_json
 from gen_unlearn.training.diffusion import TrainingConfig
 
@@ -121,17 +116,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ValueError: the file or an override is not a valid recipe; the message names the key.
     """
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no recipe {path}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} is not a recipe: expected sections such as data and model")
-    for override in overrides:
-        _apply_override(recipe, override)
-    return parse_config(recipe, str(path))
+    return parse_config(read_recipe(path, overrides), str(path))
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -153,21 +138,8 @@ def parse_config(recipe: dict[str, Any], origin: str) -> Recipe:
     if not isinstance(task, str) or task not in kinds:
         raise ValueError(f"{origin}: task: expected one of {', '.join(kinds)}, got {task!r}")
     kind = kinds[task]
-    _check_keys(kind, recipe, origin, "")
-    try:
-        parsed: Recipe = recipe_adapter(kind).validate_python(recipe)
-    except ValidationError as error:
-        raise ValueError(_first_error(origin, error)) from error
+    parsed: Recipe = validated(kind, recipe, origin)
     return parsed
-
-
-def _first_error(origin: str, error: ValidationError) -> str:
-    """Say in one line what was wrong first."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-    return ": ".join(part for part in (origin, place, f"{message}{given}") if part)
 
 
 def comparison_config(overrides: Sequence[str]) -> ComparisonConfig:
@@ -182,14 +154,9 @@ def comparison_config(overrides: Sequence[str]) -> ComparisonConfig:
             raise ValueError(
                 f"expected --set evaluation.comparison.KEY=VALUE where there is no run, got {override!r}"
             )
-        _apply_override(recipe, override)
-    _check_keys(RunConfig, recipe, "--set", "")
-    try:
-        evaluation: EvaluationConfig = recipe_adapter(EvaluationConfig).validate_python(
-            recipe.get("evaluation", {})
-        )
-    except ValidationError as error:
-        raise ValueError(_first_error("--set", error)) from error
+        apply_override(recipe, override)
+    check_keys(RunConfig, recipe, "--set")
+    evaluation: EvaluationConfig = validated(EvaluationConfig, recipe.get("evaluation", {}), "--set")
     return evaluation.comparison
 
 
@@ -197,45 +164,5 @@ def with_overrides(config: Recipe, overrides: Sequence[str]) -> Recipe:
     """Return a recipe with some values replaced."""
     recipe = yaml.safe_load(config.to_yaml())
     for override in overrides:
-        _apply_override(recipe, override)
+        apply_override(recipe, override)
     return parse_config(recipe, "--set")
-
-
-def _apply_override(recipe: dict[str, Any], override: str) -> None:
-    """Set one ``a.b=value`` in a nested dictionary; the value is read as YAML."""
-    path, separator, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not separator or not all(keys):
-        raise ValueError(f"expected --set section.key=value, got {override!r}")
-    section = recipe
-    for key in keys[:-1]:
-        section = section.setdefault(key, {})
-        if not isinstance(section, dict):
-            raise ValueError(f"cannot set {path}: {key} is a value, not a section")
-    try:
-        section[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {override}: {text!r} is not a YAML value") from error
-
-
-def _check_keys(kind: type, values: dict[str, Any], origin: str, place: str) -> None:
-    """Refuse what pydantic would take: unknown keys, switches for numbers, numbers that are not finite."""
-    hints = typing.get_type_hints(kind)
-    known = [entry.name for entry in dataclasses.fields(kind)]
-    for key, value in values.items():
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
-            raise ValueError(f"{origin}: unknown key {place}{key}; {hint}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{origin}: {place}{key} must be finite, got {value}")
-        if isinstance(value, bool) and hints[key] is not bool:
-            raise ValueError(f"{origin}: {place}{key} is not a switch, got {str(value).lower()}")
-        if isinstance(value, dict) and (nested := _dataclass_in(hints[key])) is not None:
-            _check_keys(nested, value, origin, f"{place}{key}.")
-
-
-def _dataclass_in(hint: Any) -> Any:
-    """Return the dataclass that a field's type is, possibly optional."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return next((option for option in options if dataclasses.is_dataclass(option)), None)
