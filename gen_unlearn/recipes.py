@@ -105,11 +105,18 @@ def check_keys(kind: type, values: dict[str, Any], origin: str, place: str = "")
             raise ValueError(f"{origin}: {place}{key} must be finite, got {value}")
         if isinstance(value, bool) and hints[key] is not bool:
             raise ValueError(f"{origin}: {place}{key} is not a switch, got {str(value).lower()}")
-        if isinstance(value, dict) and (nested := _dataclass_in(hints[key])) is not None:
+        nested = _dataclass_in(hints[key])
+        if nested is None:
+            continue
+        if isinstance(value, dict):
             check_keys(nested, value, origin, f"{place}{key}.")
+        for number, entry in enumerate(value if isinstance(value, list) else []):
+            if isinstance(entry, dict):
+                check_keys(nested, entry, origin, f"{place}{key}[{number}].")
 
 
 def _dataclass_in(hint: Any) -> Any:
-    """Return the dataclass that a field's type is, possibly optional."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    """Return the dataclass that a field's type is, possibly optional, or that a tuple is made of."""
+    several = isinstance(hint, types.UnionType) or typing.get_origin(hint) is tuple
+    options = typing.get_args(hint) if several else (hint,)
     return next((option for option in options if dataclasses.is_dataclass(option)), None)

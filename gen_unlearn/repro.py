@@ -92,10 +92,18 @@ def keyed_order(ids: np.ndarray, *parts: int | str | bytes) -> np.ndarray:
     `k` is stable: it ignores the order of the rows, and removing an id changes it only where that id was.
     Equal ids keep their row order.
     """
+    return np.lexsort((id_keys(ids), keyed_words(ids, *parts)))
+
+
+def keyed_words(ids: np.ndarray, *parts: int | str | bytes) -> np.ndarray:
+    """Return one uniform 64-bit word for each of `ids`, uint8 ``(n, 16)``: a hash keyed with `parts`.
+
+    Returns:
+        uint64 ``(n,)``; a word depends on its own id and the key alone.
+    """
     words = np.ascontiguousarray(ids).view("<u8").reshape(-1, ID_BYTES // 8)
     mixed = _mix64(words[:, 0] ^ np.uint64(derive_seed("first", *parts)))
-    mixed = _mix64(mixed ^ words[:, 1] ^ np.uint64(derive_seed("second", *parts)))
-    return np.lexsort((id_keys(ids), mixed))
+    return _mix64(mixed ^ words[:, 1] ^ np.uint64(derive_seed("second", *parts)))
 
 
 def _mix64(words: np.ndarray) -> np.ndarray:

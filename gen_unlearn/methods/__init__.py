@@ -1,0 +1,1 @@
+"""Unlearning methods: approximate, gradient-based, and judged by what they leave behind."""

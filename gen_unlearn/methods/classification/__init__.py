@@ -1,0 +1,1 @@
+"""Unlearning methods for classifiers, one file each."""

@@ -1,0 +1,245 @@
+"""The loop that gradient-based methods share: passes over data, one optimiser, a counted budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from gen_unlearn.indexed_images import IndexedImages
+from gen_unlearn.methods.budget import Budget
+from gen_unlearn.methods.logits import Batch
+from gen_unlearn.pixels import to_model_input
+from gen_unlearn.repro import numpy_generator, torch_generator
+from gen_unlearn.training.classification_batches import Augmentation
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+"""Maps a model and a batch to a scalar, the mean over the batch."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of the loss, with the images it is taken on.
+
+    Attributes:
+        data: every epoch shows each of them once, in an order of its own; none is dropped.
+        loss: mean over a batch.
+        batch_size: images of a step.
+        weight: of the loss; negative to ascend.
+        normalisation: whether batch normalisation uses the batch and updates its averages (``"train"``), or
+            uses the averages (``"eval"``), as for batches of images to forget alone.
+    """
+
+    data: IndexedImages
+    loss: Loss
+    batch_size: int
+    weight: float = 1.0
+    normalisation: Literal["train", "eval"] = "train"
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return math.ceil(len(self.data) / self.batch_size)
+
+
+Pass = Sequence[Term]
+"""Terms that are stepped on together: the longest decides the steps, the others start again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """How a method takes its steps; the base of the settings of every method with gradients.
+
+    Attributes:
+        lr: learning rate.
+        epochs: how often all passes are gone through.
+        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
+        momentum: of SGD.
+        weight_decay: added to the gradient; decoupled for AdamW.
+        decay: how the learning rate goes on: it stays, falls by half a cosine, or rises over a tenth of the
+            steps and falls by straight lines.
+        milestones: epochs, counted from 1, after which the learning rate is a tenth of what it was.
+        batch_forget: images to forget of a step.
+        batch_retain: retained images of a step.
+        augment: random changes of images.
+        bn_mode_forget: how batch normalisation treats batches of images to forget, see `Term`.
+        freeze_bn_stats: keep running averages everywhere.
+        clip: greatest norm of the gradient; `None` for none.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    lr: float = 0.01
+    epochs: int = 10
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    decay: Literal["constant", "cosine", "trapezoid"] = "constant"
+    milestones: tuple[int, ...] = ()
+    batch_forget: int = 64
+    batch_retain: int = 64
+    augment: Augmentation = field(default_factory=Augmentation)
+    bn_mode_forget: Literal["train", "eval"] = "eval"
+    freeze_bn_stats: bool = False
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"expected lr above 0, got {self.lr}")
+        for name in ("epochs", "batch_forget", "batch_retain"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        for name in ("momentum", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"expected {name} of at least 0, got {getattr(self, name)}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"expected clip above 0 or none, got {self.clip}")
+
+    def forget_term(self, data: IndexedImages, loss: Loss, weight: float = 1.0) -> Term:
+        """Return a term over images to forget."""
+        return Term(data, loss, self.batch_forget, weight, self.bn_mode_forget)
+
+    def retain_term(self, data: IndexedImages, loss: Loss, weight: float = 1.0) -> Term:
+        """Return a term over retained images."""
+        return Term(data, loss, self.batch_retain, weight)
+
+    def run(
+        self,
+        model: nn.Module,
+        passes: Callable[[int], Sequence[Pass]],
+        *,
+        accelerator: Accelerator,
+        seed: int,
+        budget: Budget,
+        after_step: Callable[[], None] | None = None,
+        after_epoch: Callable[[int], None] | None = None,
+    ) -> None:
+        """Train a model in place, on the parameters that need gradients.
+
+        Args:
+            model: what to train.
+            passes: returns the passes of an epoch, counted from 0.
+            accelerator: device and precision.
+            seed: of the order of images and of their augmentation.
+            budget: where samples are counted.
+            after_step: called after every step of the optimiser.
+            after_epoch: called with the number of every epoch, from 0, when it is over.
+
+        Raises:
+            ValueError: a loss is not finite, or no step was taken.
+        """
+        model.to(accelerator.device)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = self._optimizer(trained)
+        planned = sum(max(t.steps for t in one) for epoch in range(self.epochs) for one in passes(epoch))
+        done, finite = 0, torch.ones((), dtype=torch.bool, device=accelerator.device)
+        for epoch in range(self.epochs):
+            for number, one in enumerate(passes(epoch)):
+                for batches in _batches(one, self.augment, seed, epoch, number):
+                    optimizer.param_groups[0]["lr"] = self.lr * self._factor(epoch, done / planned)
+                    optimizer.zero_grad()
+                    for term, batch in zip(one, batches, strict=True):
+                        budget.count(forward=len(batch.ids), backward=len(batch.ids))
+                        _set_modes(model, term.normalisation if not self.freeze_bn_stats else "eval")
+                        placed = batch._replace(
+                            inputs=batch.inputs.to(accelerator.device),
+                            labels=batch.labels.to(accelerator.device),
+                        )
+                        with accelerator.autocast():
+                            loss = term.loss(model, placed)
+                        finite &= loss.detach().isfinite()
+                        (term.weight * loss).backward()
+                    if self.clip is not None:
+                        torch.nn.utils.clip_grad_norm_(trained, self.clip)
+                    optimizer.step()
+                    done += 1
+                    if after_step is not None:
+                        after_step()
+            if not finite:
+                raise ValueError(
+                    f"the loss is not finite in epoch {epoch + 1} of {self.epochs}: it ran away; "
+                    f"lower lr ({self.lr}) or set clip"
+                )
+            if after_epoch is not None:
+                after_epoch(epoch)
+        if not done:
+            raise ValueError("expected images to take steps on, got none; declare what the method needs")
+
+    def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        match self.optimizer:
+            case "sgd":
+                return torch.optim.SGD(
+                    parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+                )
+            case "adam":
+                return torch.optim.Adam(parameters, self.lr, weight_decay=self.weight_decay)
+            case "adamw":
+                return torch.optim.AdamW(parameters, self.lr, weight_decay=self.weight_decay)
+
+    def _factor(self, epoch: int, progress: float) -> float:
+        """Return what the learning rate is multiplied with; `progress` goes from 0 to 1."""
+        factor: float = 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+        match self.decay:
+            case "constant":
+                return factor
+            case "cosine":
+                return factor * 0.5 * (1 + math.cos(math.pi * progress))
+            case "trapezoid":
+                return factor * min(1.0, (progress + 0.01) / 0.1, (1 - progress) / 0.9)
+
+
+def _batches(
+    terms: Pass, augment: Augmentation, seed: int, epoch: int, number: int
+) -> Iterator[tuple[Batch, ...]]:
+    """Yield one batch of each term for every step of a pass."""
+    orders = [
+        torch.randperm(len(term.data), generator=torch_generator(seed, "order", epoch, number, place)).numpy()
+        for place, term in enumerate(terms)
+    ]
+    for step in range(max(term.steps for term in terms)):
+        found = []
+        for place, (term, order) in enumerate(zip(terms, orders, strict=True)):
+            start = step % term.steps * term.batch_size
+            rows = order[start : start + term.batch_size]
+            draws = numpy_generator(seed, "augment", epoch, number, place, step)
+            found.append(batch_of(term.data, rows, augment, draws, epoch, step))
+        yield tuple(found)
+
+
+def batch_of(
+    data: IndexedImages,
+    rows: np.ndarray,
+    augment: Augmentation | None = None,
+    draws: np.random.Generator | None = None,
+    epoch: int = 0,
+    step: int = 0,
+) -> Batch:
+    """Return some rows as a batch on the CPU, augmented if there is something to draw from."""
+    inputs = to_model_input(data.images[rows])
+    if augment is not None and draws is not None:
+        inputs = augment(inputs, draws)
+    return Batch(inputs, torch.from_numpy(data.labels[rows]), data.ids[rows], epoch, step)
+
+
+def batches_of(data: IndexedImages, batch_size: int) -> Iterator[Batch]:
+    """Yield all rows in their order, as batches on the CPU."""
+    for start in range(0, len(data), batch_size):
+        yield batch_of(data, np.arange(start, min(start + batch_size, len(data))))
+
+
+def _set_modes(model: nn.Module, normalisation: Literal["train", "eval"]) -> None:
+    """Train all modules; batch normalisation only if it may use the batch and its own weights are trained."""
+    if not model.training:
+        model.train()
+    for module in model.modules():
+        if isinstance(module, _NormBase):
+            frozen = any(not parameter.requires_grad for parameter in module.parameters(recurse=False))
+            module.train(normalisation == "train" and not frozen)
