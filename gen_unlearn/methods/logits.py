@@ -99,3 +99,38 @@ def kd_loss(*, teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Te
     target = F.log_softmax(teacher.detach().float() / temperature, dim=1)
     own = F.log_softmax(student.float() / temperature, dim=1)
     return temperature**2 * F.kl_div(own, target, reduction="batchmean", log_target=True)
+
+
+class Distance:
+    """`kd_loss` to a teacher, which remembers whether a student ever differed from it.
+
+    Args:
+        teacher: what the student is compared with.
+        temperature: of `kd_loss`.
+    """
+
+    def __init__(self, teacher: Teacher, temperature: float) -> None:
+        self._teacher, self._temperature = teacher, temperature
+        self._differed: Tensor | None = None
+
+    def __call__(self, student: nn.Module, batch: Batch) -> Tensor:
+        """Return the distance of a student on a batch, the mean over the batch."""
+        target, own = self._teacher(batch.inputs), logits(student, batch.inputs)
+        differs = (own.detach() != target).any()
+        self._differed = differs if self._differed is None else self._differed | differs
+        return kd_loss(teacher=target, student=own, temperature=self._temperature)
+
+    def check(self, remedy: str) -> None:
+        """Raise a ValueError if the student was compared, and had the teacher's logits to the bit each time.
+
+        A distance that is 0 throughout has no gradient. It is 0 in the first steps of a student that starts
+        as its teacher, so that this is asked when all is done.
+
+        Args:
+            remedy: what the message tells to do.
+        """
+        if self._differed is not None and not self._differed:
+            raise ValueError(
+                "expected a student that leaves its teacher, but their distance was 0 in every step; "
+                f"{remedy}"
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.methods.budget import Budget
+from gen_unlearn.methods.literals import check_literals
 from gen_unlearn.methods.logits import Batch
 from gen_unlearn.pixels import to_model_input
 from gen_unlearn.repro import numpy_generator, torch_generator
@@ -34,7 +35,8 @@ class Term:
         batch_size: images of a step.
         weight: of the loss; negative to ascend.
         normalisation: whether batch normalisation uses the batch and updates its averages (``"train"``), or
-            uses the averages (``"eval"``), as for batches of images to forget alone.
+            uses the averages (``"eval"``), as for batches of images to forget alone. A batch of one image
+            always uses the averages.
     """
 
     data: IndexedImages
@@ -74,7 +76,7 @@ class LoopSettings:
         clip: greatest norm of the gradient; `None` for none.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or a word is not one of those that are known.
     """
 
     lr: float = 0.01
@@ -92,6 +94,7 @@ class LoopSettings:
     clip: float | None = None
 
     def __post_init__(self) -> None:
+        check_literals(self)
         if not self.lr > 0:
             raise ValueError(f"expected lr above 0, got {self.lr}")
         for name in ("epochs", "batch_forget", "batch_retain"):
@@ -119,8 +122,9 @@ class LoopSettings:
         accelerator: Accelerator,
         seed: int,
         budget: Budget,
-        after_step: Callable[[], None] | None = None,
+        after_step: Callable[[int, float], None] | None = None,
         after_epoch: Callable[[int], None] | None = None,
+        modules: Sequence[str] = ("",),
     ) -> None:
         """Train a model in place, on the parameters that need gradients.
 
@@ -130,13 +134,17 @@ class LoopSettings:
             accelerator: device and precision.
             seed: of the order of images and of their augmentation.
             budget: where samples are counted.
-            after_step: called after every step of the optimiser.
+            after_step: called after every step of the optimiser with the epoch, from 0, and the learning rate
+                of the step.
             after_epoch: called with the number of every epoch, from 0, when it is over.
+            modules: names of the modules where batch normalisation may use the batch and change its averages;
+                elsewhere it uses and keeps them. ``""`` is the whole model.
 
         Raises:
             ValueError: a loss is not finite, or no step was taken.
         """
         model.to(accelerator.device)
+        norms = _batch_norms(model, () if self.freeze_bn_stats else modules)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = self._optimizer(trained)
         planned = sum(max(t.steps for t in one) for epoch in range(self.epochs) for one in passes(epoch))
@@ -144,11 +152,13 @@ class LoopSettings:
         for epoch in range(self.epochs):
             for number, one in enumerate(passes(epoch)):
                 for batches in _batches(one, self.augment, seed, epoch, number):
-                    optimizer.param_groups[0]["lr"] = self.lr * self._factor(epoch, done / planned)
+                    lr = self.lr * self._factor(epoch, done / planned)
+                    optimizer.param_groups[0]["lr"] = lr
                     optimizer.zero_grad()
                     for term, batch in zip(one, batches, strict=True):
                         budget.count(forward=len(batch.ids), backward=len(batch.ids))
-                        _set_modes(model, term.normalisation if not self.freeze_bn_stats else "eval")
+                        alone = len(batch.ids) == 1
+                        _set_modes(model, norms, "eval" if alone else term.normalisation)
                         placed = batch._replace(
                             inputs=batch.inputs.to(accelerator.device),
                             labels=batch.labels.to(accelerator.device),
@@ -162,7 +172,7 @@ class LoopSettings:
                     optimizer.step()
                     done += 1
                     if after_step is not None:
-                        after_step()
+                        after_step(epoch, lr)
             if not finite:
                 raise ValueError(
                     f"the loss is not finite in epoch {epoch + 1} of {self.epochs}: it ran away; "
@@ -204,12 +214,13 @@ def _batches(
         torch.randperm(len(term.data), generator=torch_generator(seed, "order", epoch, number, place)).numpy()
         for place, term in enumerate(terms)
     ]
+    changes = augment != Augmentation()
     for step in range(max(term.steps for term in terms)):
         found = []
         for place, (term, order) in enumerate(zip(terms, orders, strict=True)):
             start = step % term.steps * term.batch_size
             rows = order[start : start + term.batch_size]
-            draws = numpy_generator(seed, "augment", epoch, number, place, step)
+            draws = numpy_generator(seed, "augment", epoch, number, place, step) if changes else None
             found.append(batch_of(term.data, rows, augment, draws, epoch, step))
         yield tuple(found)
 
@@ -235,11 +246,24 @@ def batches_of(data: IndexedImages, batch_size: int) -> Iterator[Batch]:
         yield batch_of(data, np.arange(start, min(start + batch_size, len(data))))
 
 
-def _set_modes(model: nn.Module, normalisation: Literal["train", "eval"]) -> None:
-    """Train all modules; batch normalisation only if it may use the batch and its own weights are trained."""
+def _batch_norms(model: nn.Module, inside: Sequence[str]) -> dict[_NormBase, bool]:
+    """Return all batch normalisations, and whether each may use the batch.
+
+    It may inside of some modules, unless a weight of its own is not trained.
+    """
+    chosen = {part for name in inside for part in model.get_submodule(name).modules()}
+    return {
+        module: module in chosen and all(weight.requires_grad for weight in module.parameters())
+        for module in model.modules()
+        if isinstance(module, _NormBase)
+    }
+
+
+def _set_modes(
+    model: nn.Module, norms: Mapping[_NormBase, bool], normalisation: Literal["train", "eval"]
+) -> None:
+    """Train all modules; batch normalisation only where it may use the batch."""
     if not model.training:
         model.train()
-    for module in model.modules():
-        if isinstance(module, _NormBase):
-            frozen = any(not parameter.requires_grad for parameter in module.parameters(recurse=False))
-            module.train(normalisation == "train" and not frozen)
+    for module, may in norms.items():
+        module.training = may and normalisation == "train"

@@ -59,7 +59,9 @@ def unlearn(
     """Apply a method and check what every method must hold.
 
     The model that is given stays as it is, to the bit. The result has its training modes and
-    `requires_grad`, and its weights differ. Global random numbers are seeded for the method, and put back.
+    `requires_grad`, no gradients, and other weights: other averages of batch normalisation alone do not
+    count. Weights that need no gradient in the original are unlearned like all others. Global random numbers
+    are seeded for the method, and put back.
 
     Args:
         method: what to apply.
@@ -81,7 +83,8 @@ def unlearn(
             f"{type(method).__name__} needs {missing[0]} images, got none; "
             "pass them, or choose another method"
         )
-    before, budget, name = digest_state(model.state_dict()), Budget(cap), type(method).__name__
+    before, weights = digest_state(model.state_dict()), digest_state(dict(model.named_parameters()))
+    budget, name = Budget(cap), type(method).__name__
     cuda = accelerator.device.type == "cuda"
     if cuda:
         torch.cuda.synchronize(accelerator.device)
@@ -96,7 +99,7 @@ def unlearn(
     peak = torch.cuda.max_memory_allocated(accelerator.device) if cuda else None
     if digest_state(model.state_dict()) != before:
         raise ValueError(f"{name} changed the model that it was given; it must train a copy")
-    _check_result(name, found, before)
+    _check_result(name, found, weights)
     _restore_flags(found, model)
     return Unlearned(found, replace(budget.cost, seconds=seconds, peak_memory=peak))
 
@@ -106,21 +109,22 @@ def copy_of(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     return copy.deepcopy(model).to(accelerator.device).requires_grad_(True)
 
 
-def _check_result(name: str, model: nn.Module, before: str) -> None:
-    """Raise a ValueError if weights are not finite, or are those of the original."""
+def _check_result(name: str, model: nn.Module, weights: str) -> None:
+    """Raise a ValueError if the state is not finite, or the weights are those of the original by digest."""
     state = model.state_dict()
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise ValueError(f"{name} left weights that are not finite, the first in {broken[0]}; lower its lr")
-    if digest_state(state) == before:
+    if digest_state(dict(model.named_parameters())) == weights:
         raise ValueError(f"{name} did not move a single weight; raise its lr, or check its settings")
 
 
 def _restore_flags(model: nn.Module, original: nn.Module) -> None:
-    """Give a model the training modes and the `requires_grad` of another of the same structure."""
+    """Give a model the training modes and `requires_grad` of another of its structure, and no gradients."""
     modes = {name: module.training for name, module in original.named_modules()}
     for name, module in model.named_modules():
         module.training = modes.get(name, original.training)
     needed = {name: parameter.requires_grad for name, parameter in original.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(needed.get(name, True))
+        parameter.grad = None

@@ -86,6 +86,17 @@ class CifarResNet18(Encoder):
         return self.layers(images).mean(dim=(2, 3))
 
 
+class HeConv2d(nn.Conv2d):
+    """A convolution without a bias whose weights are drawn as in He et al. 2015, from the fan-out.
+
+    It is the law of all convolutions of the encoders here, also where a part of one is drawn anew.
+    """
+
+    def reset_parameters(self) -> None:
+        """Draw the weights: normal, of variance ``2 / (outer kernel_area)``."""
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+
+
 class ResidualBlock(nn.Module):
     """Add two 3 x 3 convolutions to the input: the basic block of He et al. 2016.
 
@@ -101,12 +112,12 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = _conv_norm_relu(inner, outer, stride)
         self.second = nn.Sequential(
-            nn.Conv2d(outer, outer, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(outer)
+            HeConv2d(outer, outer, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(outer)
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inner != outer:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(inner, outer, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(outer)
+                HeConv2d(inner, outer, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(outer)
             )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -117,7 +128,7 @@ class ResidualBlock(nn.Module):
 def _conv_norm_relu(inner: int, outer: int, stride: int) -> nn.Sequential:
     """Return a 3 x 3 convolution with a batch normalisation and a ReLU behind it."""
     return nn.Sequential(
-        nn.Conv2d(inner, outer, kernel_size=3, stride=stride, padding=1, bias=False),
+        HeConv2d(inner, outer, kernel_size=3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(outer),
         nn.ReLU(inplace=True),
     )
@@ -133,7 +144,11 @@ def _stage_strides(side: int) -> list[int]:
 
 
 def _initialise(network: nn.Module) -> None:
-    """Draw the weights of convolutions as He et al. 2015 do, from the fan-out."""
+    """Draw the convolutions once more, by the same law.
+
+    So a seed gives the weights that it gave before the convolutions drew their own, for widths that are
+    multiples of 16.
+    """
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(module, HeConv2d):
+            module.reset_parameters()

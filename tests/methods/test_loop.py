@@ -33,6 +33,10 @@ def fit(settings: LoopSettings, model: nn.Module, passes: list[Pass], seed: int 
     return student
 
 
+WORDS = ({"optimizer": "sgdd"}, {"decay": "cos"}, {"bn_mode_forget": "evl"})
+"""Words that no setting knows; the last one used to pass as the default."""
+
+
 class Recorder:
     """A loss that remembers the batches it was given."""
 
@@ -104,6 +108,32 @@ def test_batch_normalisation_follows_its_term(
     assert not torch.equal(statistics(fit(settings, tiny_batch_norm_cnn, [[asked]])), own)
 
 
+def test_a_batch_of_one_image_is_normalised_by_the_averages(request_data: UnlearnData) -> None:
+    """One value per channel has no deviation."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval()
+    retain = LoopSettings(batch_retain=47, epochs=2).retain_term(request_data.retain, cross_entropy)
+    found = fit(LoopSettings(epochs=2), network, [[retain]])
+    assert found.get_buffer("2.num_batches_tracked").item() == 2
+    assert flat(found).isfinite().all()
+
+
+def test_after_a_step_its_rate_is_known(tiny_mlp: nn.Module, request_data: UnlearnData) -> None:
+    seen: list[tuple[int, float]] = []
+    settings = LoopSettings(lr=0.1, epochs=2, decay="cosine", milestones=(1,))
+    settings.run(
+        copy.deepcopy(tiny_mlp),
+        lambda _: [[Term(request_data.forget, cross_entropy, 6)]],
+        accelerator=Accelerator(cpu=True),
+        seed=0,
+        budget=Budget(),
+        after_step=lambda epoch, lr: seen.append((epoch, lr)),
+    )
+    assert [epoch for epoch, _ in seen] == [0, 0, 1, 1]
+    expected = [0.1 ** (1 + step // 2) * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
+    assert [lr for _, lr in seen] == pytest.approx(expected)
+
+
 def test_clips_the_gradient(tiny_mlp: nn.Module, request_data: UnlearnData) -> None:
     clipped = LoopSettings(lr=1.0, epochs=1, momentum=0.0, clip=1e-3)
     found = fit(clipped, tiny_mlp, [[Term(request_data.forget, cross_entropy, 12, -1.0)]])
@@ -115,7 +145,7 @@ def test_runs_that_fail_say_so(tiny_mlp: nn.Module, request_data: UnlearnData) -
         fit(LoopSettings(), tiny_mlp, [[Term(request_data.forget, lambda m, b: cross_entropy(m, b) / 0, 5)]])
     with pytest.raises(ValueError, match="got none"):
         fit(LoopSettings(), tiny_mlp, [])
-    for broken in ({"lr": 0.0}, {"lr": math.nan}, {"epochs": 0}, {"momentum": -1.0}, {"clip": 0.0}):
+    for broken in ({"lr": 0.0}, {"lr": math.nan}, {"epochs": 0}, {"momentum": -1.0}, {"clip": 0.0}, *WORDS):
         with pytest.raises(ValueError, match="expected"):
             LoopSettings(**broken)
 

@@ -30,6 +30,40 @@ def test_reaches_all_of_a_resnet() -> None:
     assert all(not torch.equal(network.state_dict()[name], before[name]) for name in drawn)
 
 
+@pytest.mark.parametrize(
+    ("kind", "width"), [("mlp", 400), ("cnn", 32), ("resnet18", 32)], ids=["mlp", "cnn", "resnet18"]
+)
+def test_draws_by_the_law_of_the_constructor(kind: str, width: int) -> None:
+    """As retraining would, in every layer: the same deviation, kurtosis and constants."""
+    config = NetworkConfig(kind=kind, width=width)  # type: ignore[arg-type]
+    fresh, drawn = (build_network(config, (3, 8, 8), 10, seed=seed) for seed in (0, 1))
+    start = copy.deepcopy(drawn)
+    reinit(drawn, [""], seed=0)
+    for name, expected in fresh.named_parameters():
+        found = drawn.get_parameter(name)
+        assert (found.unique().numel() == 1) == (expected.unique().numel() == 1), name
+        if expected.unique().numel() == 1:
+            assert torch.equal(found, expected), name
+            continue
+        assert not torch.equal(found, start.get_parameter(name)), name
+        rel = 5 / expected.numel() ** 0.5
+        assert found.std().item() == pytest.approx(expected.std().item(), rel=rel), name
+        if expected.numel() > 800:
+            tails = [(w.abs().max() / w.std()).item() for w in (found, expected)]
+            assert tails[0] == pytest.approx(tails[1], abs=0.05 if tails[1] < 2 else 1.5), name
+            assert (tails[0] < 2) == (tails[1] < 2), f"uniform or normal: {name}"
+
+
+@pytest.mark.parametrize("name", ["layers.0", "layers.3.first.0", "layers.3.shortcut"])
+def test_a_part_of_a_resnet_is_drawn_by_the_law_of_the_whole(name: str) -> None:
+    network = build_network(NetworkConfig(kind="resnet18", width=32), (3, 8, 8), 10, seed=0)
+    part = network.get_submodule(f"encoder.{name}")
+    convolution = next(module for module in part.modules() if isinstance(module, nn.Conv2d))
+    before = convolution.weight.std().item()
+    reinit(network, [f"encoder.{name}"], seed=1)
+    assert convolution.weight.std().item() == pytest.approx(before, rel=0.15)
+
+
 def test_changes_the_named_modules_alone() -> None:
     network = small_batch_norm_cnn()
     before = copy.deepcopy(network)

@@ -49,13 +49,6 @@ class Amun(LoopSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (
-            ("train_on", ("forget_and_retain", "forget")),
-            ("norm", ("l2", "linf")),
-            ("stop", ("first_wrong", "last")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(f"expected {name} to be {' or '.join(known)}, got {getattr(self, name)!r}")
         if not self.epsilon > 0 or self.doublings < 0 or self.attack_steps < 1:
             raise ValueError(
                 "expected epsilon above 0, doublings from 0 and attack_steps from 1, "

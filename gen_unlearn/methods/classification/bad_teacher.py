@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.methods.budget import Budget
-from gen_unlearn.methods.joined_images import join
 from gen_unlearn.methods.logits import Batch, Teacher, kd_loss, logits
 from gen_unlearn.methods.loop import LoopSettings, Pass
 from gen_unlearn.methods.method import copy_of
 from gen_unlearn.methods.reinitialise import reinit
+from gen_unlearn.methods.schedules import Schedule, scheduled
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
 from gen_unlearn.repro import keyed_order
@@ -34,8 +34,8 @@ class BadTeacher(LoopSettings):
     Attributes:
         retain_fraction: share of the retained images that are used, chosen by the seed.
         temperature: of KD.
-        schedule: batches that mix both, as published; or a batch of each in every step; or all images to
-            forget and then the retained ones.
+        schedule: order of the images to forget and the retained ones, see `gen_unlearn.methods.schedules`;
+            published is ``"mixed"``.
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset({"forget", "retain"})
@@ -47,7 +47,7 @@ class BadTeacher(LoopSettings):
     batch_retain: int = 256
     retain_fraction: float = 0.3
     temperature: float = 1.0
-    schedule: Literal["forget_then_retain", "mixed", "zipped"] = "mixed"
+    schedule: Schedule = "mixed"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,10 +55,6 @@ class BadTeacher(LoopSettings):
             raise ValueError(f"expected retain_fraction above 0 and up to 1, got {self.retain_fraction}")
         if not self.temperature > 0:
             raise ValueError(f"expected temperature above 0, got {self.temperature}")
-        if self.schedule not in ("forget_then_retain", "mixed", "zipped"):
-            raise ValueError(
-                f"expected schedule to be forget_then_retain, mixed or zipped, got {self.schedule!r}"
-            )
 
     def __call__(
         self, model: nn.Module, data: UnlearnData, *, accelerator: Accelerator, seed: int, budget: Budget
@@ -98,7 +94,4 @@ class BadTeacher(LoopSettings):
                     target[rows] = teacher(batch.inputs[rows]).to(target.dtype)
             return kd_loss(teacher=target, student=student, temperature=self.temperature)
 
-        if self.schedule == "mixed":
-            return [[self.retain_term(join(forget, retain), loss)]]
-        terms = [self.forget_term(forget, loss), self.retain_term(retain, loss)]
-        return [terms] if self.schedule == "zipped" else [[term] for term in terms]
+        return scheduled(self, self.schedule, forget, retain, loss)

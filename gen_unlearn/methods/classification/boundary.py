@@ -46,8 +46,6 @@ class BoundaryShrink(LoopSettings):
         super().__post_init__()
         if not self.epsilon > 0:
             raise ValueError(f"expected epsilon above 0, got {self.epsilon}")
-        if self.label not in ("predicted", "wrong"):
-            raise ValueError(f"expected label to be predicted or wrong, got {self.label!r}")
 
     def __call__(
         self, model: nn.Module, data: UnlearnData, *, accelerator: Accelerator, seed: int, budget: Budget

@@ -64,23 +64,35 @@ class Damp:
     def __call__(
         self, model: nn.Module, data: UnlearnData, *, accelerator: Accelerator, seed: int, budget: Budget
     ) -> nn.Module:
-        """Return a copy of the model with other weights before every operator that can be changed."""
+        """Return a copy of the model with other weights before every operator that can be changed.
+
+        Raises:
+            ValueError: there is nothing to remove before any operator.
+        """
         del seed
         network = frozen_teacher(model).to(accelerator.device)
         result = copy.deepcopy(model).to(accelerator.device)
         retain = _first_of_each_class(data.retain, self.retained_per_class)
         forget_inputs = operator_inputs(network, data.forget, self.batch_size, accelerator, budget)
         retain_inputs = operator_inputs(network, retain, self.batch_size, accelerator, budget)
-        operators = dict(result.named_modules())
+        operators, probes = dict(result.named_modules()), list[float]()
         for place, name in enumerate(forget_inputs):
             found, kept = forget_inputs[name], retain_inputs[name]
             basis = damped_directions(found, data.forget.labels, kept, retain.labels)
             if not basis.shape[1]:
                 continue
-            strength = separability(found, kept) * ((place + 1) / len(forget_inputs)) ** self.ramp
+            probes.append(separability(found, kept))
+            strength = probes[-1] * ((place + 1) / len(forget_inputs)) ** self.ramp
             operator = operators[name]
             assert isinstance(operator, nn.Linear | nn.Conv2d)
             damp(operator, basis, strength)
+        if not any(probes):
+            raise ValueError(
+                f"expected something to remove, found nothing: of {len(forget_inputs)} layers, the means of "
+                f"the retained classes span {len(forget_inputs) - len(probes)}, and a linear probe tells the "
+                f"images to forget from the retained ones no better than chance in the other {len(probes)}; "
+                "DAMP is for forgotten classes: choose another method for this request"
+            )
         return result
 
     @classmethod

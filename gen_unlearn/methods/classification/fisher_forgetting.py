@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gen_unlearn.methods.budget import Budget
+from gen_unlearn.methods.literals import check_literals
 from gen_unlearn.methods.method import copy_of
 from gen_unlearn.methods.per_sample import per_sample_fisher
 from gen_unlearn.methods.search_space import LogUniform, Space
@@ -56,14 +57,13 @@ class FisherForgetting:
     head_rows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_literals(self)
         for name in ("alpha", "vector_factor", "largest_inverse", "largest_inverse_head"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"expected {name} above 0, got {value}")
         if self.microbatch < 1:
             raise ValueError(f"expected microbatch of at least 1, got {self.microbatch}")
-        if self.pooling not in ("weight", "input_mean"):
-            raise ValueError(f"expected pooling to be weight or input_mean, got {self.pooling!r}")
         if not self.head and (self.head_rows or self.largest_inverse_head is not None):
             raise ValueError("expected the name of the head for head_rows and largest_inverse_head, got none")
         if not self.head and self.vector_factor != 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from gen_unlearn.methods.curvature import (
     ggn_product,
     unflatten,
 )
+from gen_unlearn.methods.literals import check_literals
 from gen_unlearn.methods.logits import logits
 from gen_unlearn.methods.loop import Loss, batch_of, batches_of
 from gen_unlearn.methods.method import copy_of
@@ -77,14 +78,13 @@ class InfluenceUnlearning:
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
+        check_literals(self)
         for name in ("alpha", "damping", "tolerance"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")
         for name in ("samples", "block_bytes", "iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        if self.curvature not in get_args(Curvature):
-            raise ValueError(f"expected curvature to be one of {get_args(Curvature)}, got {self.curvature!r}")
 
     def __call__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -46,8 +46,6 @@ class L1Sparse(LoopSettings):
             raise ValueError(f"expected alpha of at least 0, got {self.alpha}")
         if not 0 <= self.tail_epochs < self.epochs:
             raise ValueError(f"expected tail_epochs from 0 to {self.epochs - 1}, got {self.tail_epochs}")
-        if self.mode not in ("subgradient", "proximal"):
-            raise ValueError(f"expected mode to be subgradient or proximal, got {self.mode!r}")
 
     def gamma(self, epoch: int) -> float:
         """Return the penalty of an epoch, counted from 0."""
@@ -66,14 +64,17 @@ class L1Sparse(LoopSettings):
 
         loss = penalised_loss if self.mode == "subgradient" else cross_entropy
         retain = self.retain_term(data.retain, loss)
-        shrink = self._shrink(weights, retain.steps) if self.mode == "proximal" else None
+
+        def shrink(epoch: int, lr: float) -> None:
+            soft_threshold(weights, lr * self.gamma(epoch))
+
         self.run(
             student,
             lambda _: [[retain]],
             accelerator=accelerator,
             seed=seed,
             budget=budget,
-            after_step=shrink,
+            after_step=shrink if self.mode == "proximal" else None,
         )
         return student
 
@@ -99,17 +100,9 @@ class L1Sparse(LoopSettings):
         }
         return [parameter for parameter in model.parameters() if id(parameter) not in spared]
 
-    def _shrink(self, weights: list[nn.Parameter], steps: int) -> Callable[[], None]:
-        """Return what applies the proximal operator of the penalty, soft thresholding, after a step."""
-        done = 0
 
-        @torch.no_grad()
-        def shrink() -> None:
-            nonlocal done
-            epoch = done // steps
-            lr = self.lr * self._factor(epoch, done / (steps * self.epochs))
-            done += 1
-            for weight in weights:
-                weight.copy_(weight.sign() * (weight.abs() - lr * self.gamma(epoch)).clamp(min=0))
-
-        return shrink
+@torch.no_grad()
+def soft_threshold(weights: Iterable[Tensor], length: float) -> None:
+    """Move all entries towards zero by a length, at least 0, and stop there: the proximal step of L1."""
+    for weight in weights:
+        weight.copy_(weight.sign() * (weight.abs() - length).clamp(min=0))

@@ -52,8 +52,6 @@ class Msg(LoopSettings):
             raise ValueError(f"expected fraction above 0 and at most 1, got {self.fraction}")
         if not self.kept_scale >= 0:
             raise ValueError(f"expected kept_scale of at least 0, got {self.kept_scale}")
-        if self.layers not in ("convolutions", "matrices"):
-            raise ValueError(f"expected layers to be convolutions or matrices, got {self.layers!r}")
 
     def __call__(
         self, model: nn.Module, data: UnlearnData, *, accelerator: Accelerator, seed: int, budget: Budget
@@ -87,7 +85,8 @@ class Msg(LoopSettings):
             ValueError: the model has no layer of the chosen kind.
         """
         kinds = _CONVOLUTIONS if self.layers == "convolutions" else (*_CONVOLUTIONS, nn.Linear)
-        names = [f"{n}.weight" if n else "weight" for n, m in model.named_modules() if isinstance(m, kinds)]
+        chosen = {id(module.weight) for module in model.modules() if isinstance(module, kinds)}
+        names = [name for name, parameter in model.named_parameters() if id(parameter) in chosen]
         if not names:
             raise ValueError(
                 f"expected {self.layers} to draw anew, {type(model).__name__} has none; "

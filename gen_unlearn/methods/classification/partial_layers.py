@@ -85,7 +85,14 @@ class CatastrophicForgettingK(LoopSettings):
         for name in names:
             student.get_submodule(name).requires_grad_(True)
         retain = self.retain_term(data.retain, cross_entropy)
-        self.run(student, lambda _: [[retain]], accelerator=accelerator, seed=seed, budget=budget)
+        self.run(
+            student,
+            lambda _: [[retain]],
+            accelerator=accelerator,
+            seed=seed,
+            budget=budget,
+            modules=names,
+        )
         student.requires_grad_(True)
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gen_unlearn.methods.budget import Budget
-from gen_unlearn.methods.joined_images import join
-from gen_unlearn.methods.logits import Batch, cross_entropy, logits
+from gen_unlearn.methods.logits import Batch, cross_entropy
 from gen_unlearn.methods.loop import LoopSettings, Pass
 from gen_unlearn.methods.method import copy_of
 from gen_unlearn.methods.random_targets import Relabel, Resample, random_targets
+from gen_unlearn.methods.schedules import Schedule, scheduled
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
 
@@ -32,8 +31,7 @@ class RandomLabels(LoopSettings):
         relabel: which labels an image to forget may get: any, any but its own, or any class that has no image
             to forget.
         resample: when labels are drawn again; always the same for the same image, time and seed.
-        schedule: all images to forget and then all retained ones in every epoch; or batches that mix both; or
-            a batch of each in every step.
+        schedule: order of the images to forget and the retained ones, see `gen_unlearn.methods.schedules`.
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset({"forget", "retain"})
@@ -41,20 +39,7 @@ class RandomLabels(LoopSettings):
     lr: float = 0.013
     relabel: Relabel = "include_true"
     resample: Resample = "step"
-    schedule: Literal["forget_then_retain", "mixed", "zipped"] = "forget_then_retain"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.relabel not in ("include_true", "exclude_true", "exclude_classes"):
-            raise ValueError(
-                f"expected relabel to be include_true, exclude_true or exclude_classes, got {self.relabel!r}"
-            )
-        if self.resample not in ("step", "epoch", "never"):
-            raise ValueError(f"expected resample to be step, epoch or never, got {self.resample!r}")
-        if self.schedule not in ("forget_then_retain", "mixed", "zipped"):
-            raise ValueError(
-                f"expected schedule to be forget_then_retain, mixed or zipped, got {self.schedule!r}"
-            )
+    schedule: Schedule = "forget_then_retain"
 
     def __call__(
         self, model: nn.Module, data: UnlearnData, *, accelerator: Accelerator, seed: int, budget: Budget
@@ -72,12 +57,12 @@ class RandomLabels(LoopSettings):
 
     def passes(self, data: UnlearnData, seed: int) -> Sequence[Pass]:
         """Return the passes of every epoch; the labels are drawn from the seed."""
-        loss = self._relabelled_loss(data, seed)
-        if self.schedule == "mixed":
-            return [[self.retain_term(join(data.forget, data.retain), loss)]]
-        forget = self.forget_term(data.forget, loss)
-        retain = self.retain_term(data.retain, cross_entropy)
-        return [[forget, retain]] if self.schedule == "zipped" else [[forget], [retain]]
+
+        def loss(network: nn.Module, batch: Batch) -> Tensor:
+            labels = torch.from_numpy(self.targets(data, batch, seed)).to(batch.labels.device)
+            return cross_entropy(network, batch._replace(labels=labels))
+
+        return scheduled(self, self.schedule, data.forget, data.retain, loss)
 
     def targets(self, data: UnlearnData, batch: Batch, seed: int) -> np.ndarray:
         """Return the labels that a batch is trained with, int64 ``(batch,)``: its own for retained images."""
@@ -93,10 +78,3 @@ class RandomLabels(LoopSettings):
             excluded=np.unique(data.forget.labels).tolist(),
         )
         return np.where(data.forget.holds(batch.ids), drawn, own)
-
-    def _relabelled_loss(self, data: UnlearnData, seed: int) -> Callable[[nn.Module, Batch], Tensor]:
-        def loss(network: nn.Module, batch: Batch) -> Tensor:
-            labels = torch.from_numpy(self.targets(data, batch, seed)).to(batch.labels.device)
-            return F.cross_entropy(logits(network, batch.inputs).float(), labels)
-
-        return loss

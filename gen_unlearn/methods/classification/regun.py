@@ -53,8 +53,6 @@ class ReGUn(LoopSettings):
                 f"expected weights of at least 0 and a temperature above 0, got {self.forget_weight}, "
                 f"{self.retain_weight} and {self.temperature}"
             )
-        if self.reference not in ("drawn", "class_means"):
-            raise ValueError(f"expected reference drawn or class_means, got {self.reference!r}")
 
     def __call__(
         self, model: nn.Module, data: UnlearnData, *, accelerator: Accelerator, seed: int, budget: Budget

@@ -17,6 +17,7 @@ from gen_unlearn.methods.classification.fine_tune import FineTune
 from gen_unlearn.methods.classification.negative_gradient import NegGradPlus
 from gen_unlearn.methods.classification.random_labels import RandomLabels
 from gen_unlearn.methods.classification.saliency_unlearning import SaliencyUnlearning
+from gen_unlearn.methods.literals import check_literals
 from gen_unlearn.methods.logits import frozen_teacher, logits
 from gen_unlearn.methods.loop import batches_of
 from gen_unlearn.methods.method import copy_of
@@ -83,6 +84,7 @@ class Rum:
     batch_retain: int = 64
 
     def __post_init__(self) -> None:
+        check_literals(self)
         for name in ("methods", "lr", "epochs"):
             if len(getattr(self, name)) != PARTS:
                 raise ValueError(f"expected {name} of three groups, got {getattr(self, name)}")
@@ -91,8 +93,6 @@ class Rum:
             raise ValueError(f"expected methods out of none, {', '.join(_METHODS)}, got {unknown[0]!r}")
         if set(self.methods) == {"none"}:
             raise ValueError("expected a method for one group or more, got none; nothing would be unlearned")
-        if self.refinement not in ("memorisation", "entanglement"):
-            raise ValueError(f"expected refinement memorisation or entanglement, got {self.refinement!r}")
         if not self.lr_factor > 0:
             raise ValueError(f"expected lr_factor above 0, got {self.lr_factor}")
         _ = [self.method_of(group) for group in range(PARTS)]

@@ -42,10 +42,6 @@ class SaliencyUnlearning(RandomLabels):
         super().__post_init__()
         if not 0 <= self.keep <= 1:
             raise ValueError(f"expected keep from 0 to 1, got {self.keep}")
-        if self.saliency not in ("abs_sum", "sum_abs", "fisher"):
-            raise ValueError(f"expected saliency to be abs_sum, sum_abs or fisher, got {self.saliency!r}")
-        if self.scope not in ("global", "layer"):
-            raise ValueError(f"expected scope to be global or layer, got {self.scope!r}")
 
     def __call__(
         self, model: nn.Module, data: UnlearnData, *, accelerator: Accelerator, seed: int, budget: Budget
@@ -65,7 +61,12 @@ class SaliencyUnlearning(RandomLabels):
         masked = MaskedStep(student, top_mask(scores, self.keep, self.scope), self.freeze_bn_stats)
         passes = self.passes(data, seed)
         self.run(
-            student, lambda _: passes, accelerator=accelerator, seed=seed, budget=budget, after_step=masked
+            student,
+            lambda _: passes,
+            accelerator=accelerator,
+            seed=seed,
+            budget=budget,
+            after_step=lambda _epoch, _lr: masked(),
         )
         return student
 

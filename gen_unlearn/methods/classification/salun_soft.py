@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +12,6 @@ from torch import nn
 
 from gen_unlearn.methods.budget import Budget
 from gen_unlearn.methods.classification.random_labels import RandomLabels
-from gen_unlearn.methods.loop import Pass
 from gen_unlearn.methods.method import copy_of
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
@@ -45,19 +44,16 @@ class SalUnSoft(RandomLabels):
         """Return a copy of the model after `epochs` of the schedule."""
         student = copy_of(model, accelerator)
         passes = self.passes(data, seed)
-        pull = PullBack(student, self._lengths(passes))
+        pull = PullBack(student)
         self.run(
-            student, lambda _: passes, accelerator=accelerator, seed=seed, budget=budget, after_step=pull
+            student,
+            lambda _: passes,
+            accelerator=accelerator,
+            seed=seed,
+            budget=budget,
+            after_step=lambda _epoch, lr: pull(lr * self.beta),
         )
         return student
-
-    def _lengths(self, passes: Sequence[Pass]) -> Iterator[float]:
-        """Yield how far weights are pulled after every step: ``beta`` times the learning rate."""
-        steps = sum(max(term.steps for term in one) for one in passes)
-        for epoch in range(self.epochs):
-            for step in range(steps):
-                progress = (epoch * steps + step) / (self.epochs * steps)
-                yield self.beta * self.lr * self._factor(epoch, progress)
 
     @classmethod
     def search_space(cls) -> Mapping[str, Space]:
@@ -74,17 +70,15 @@ class PullBack:
 
     Args:
         model: as it is now; the weights that others are pulled to are these.
-        lengths: how far after each step, at least 0.
     """
 
-    def __init__(self, model: nn.Module, lengths: Iterator[float]) -> None:
-        self._model, self._lengths = model, lengths
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self._anchor = [parameter.detach().clone() for parameter in model.parameters()]
 
     @torch.no_grad()
-    def __call__(self) -> None:
-        """Pull by the next length; weights that are nearer take their first values, to the bit."""
-        length = next(self._lengths)
+    def __call__(self, length: float) -> None:
+        """Pull by a length, at least 0; weights that are nearer take their first values, to the bit."""
         for parameter, anchor in zip(self._model.parameters(), self._anchor, strict=True):
             change = parameter - anchor
             pulled = parameter - length * change.sign()

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gen_unlearn.methods.budget import Budget
-from gen_unlearn.methods.logits import Batch, Teacher, kd_loss, logits
+from gen_unlearn.methods.logits import Batch, Distance, Teacher, kd_loss, logits
 from gen_unlearn.methods.loop import LoopSettings, Pass
 from gen_unlearn.methods.method import copy_of
 from gen_unlearn.methods.search_space import Choice, IntegerRange, LogUniform, Space
@@ -56,16 +56,13 @@ class Scrub(LoopSettings):
                 raise ValueError(f"expected {name} of at least 0, got {getattr(self, name)}")
         if not self.temperature > 0:
             raise ValueError(f"expected temperature above 0, got {self.temperature}")
-        if self.first_phase not in ("min", "max"):
-            raise ValueError(f"expected first_phase to be min or max, got {self.first_phase!r}")
 
     def __call__(
         self, model: nn.Module, data: UnlearnData, *, accelerator: Accelerator, seed: int, budget: Budget
     ) -> nn.Module:
         """Return a copy of the model after `epochs`."""
         student = copy_of(model, accelerator)
-        passes = self.passes(Teacher(student, budget), data)
-        self.run(student, passes, accelerator=accelerator, seed=seed, budget=budget)
+        self.scrub(student, data, accelerator=accelerator, seed=seed, budget=budget)
         return student
 
     @classmethod
@@ -79,14 +76,43 @@ class Scrub(LoopSettings):
             "epochs": Choice((3, 5, 10)),
         }
 
-    def passes(self, teacher: Teacher, data: UnlearnData) -> Callable[[int], Sequence[Pass]]:
-        """Return what gives the passes of an epoch, counted from 0."""
+    def scrub(
+        self,
+        student: nn.Module,
+        data: UnlearnData,
+        *,
+        accelerator: Accelerator,
+        seed: int,
+        budget: Budget,
+        after_epoch: Callable[[int], None] | None = None,
+    ) -> None:
+        """Train a copy of the original in place; see `LoopSettings.run`.
 
-        def distance(network: nn.Module, batch: Batch) -> Tensor:
-            target = teacher(batch.inputs)
-            return kd_loss(
-                teacher=target, student=logits(network, batch.inputs), temperature=self.temperature
-            )
+        Raises:
+            ValueError: no ascent ever had a gradient, since the student was the teacher all the while.
+        """
+        teacher = Teacher(student, budget)
+        distance = Distance(teacher, self.temperature)
+        self.run(
+            student,
+            self.passes(teacher, distance, data),
+            accelerator=accelerator,
+            seed=seed,
+            budget=budget,
+            after_epoch=after_epoch,
+        )
+        distance.check("begin with the descent (first_phase min), or raise msteps or lr")
+
+    def passes(
+        self, teacher: Teacher, distance: Distance, data: UnlearnData
+    ) -> Callable[[int], Sequence[Pass]]:
+        """Return what gives the passes of an epoch, counted from 0.
+
+        Args:
+            teacher: the original.
+            distance: to it, which the ascent enlarges.
+            data: the request.
+        """
 
         def retained(network: nn.Module, batch: Batch) -> Tensor:
             found = logits(network, batch.inputs)

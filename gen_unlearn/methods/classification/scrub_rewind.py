@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.methods.budget import Budget
 from gen_unlearn.methods.classification.scrub import Scrub
-from gen_unlearn.methods.logits import Teacher, logits
+from gen_unlearn.methods.logits import logits
 from gen_unlearn.methods.loop import batches_of
 from gen_unlearn.methods.method import copy_of
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
@@ -48,8 +48,7 @@ class ScrubRewind(Scrub):
             errors.append(float(wrong.mean()))
             states.append({name: value.to("cpu", copy=True) for name, value in student.state_dict().items()})
 
-        passes = self.passes(Teacher(student, budget), data)
-        self.run(student, passes, accelerator=accelerator, seed=seed, budget=budget, after_epoch=keep)
+        self.scrub(student, data, accelerator=accelerator, seed=seed, budget=budget, after_epoch=keep)
         comparable = data.heldout.select(weights[data.heldout.labels] > 0)
         wrong = _errors(student, comparable, self.batch_retain, accelerator, budget)
         wanted = float(np.average(wrong, weights=weights[comparable.labels]))

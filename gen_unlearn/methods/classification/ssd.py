@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gen_unlearn.methods.budget import Budget
+from gen_unlearn.methods.literals import check_literals
 from gen_unlearn.methods.logits import cross_entropy
 from gen_unlearn.methods.loop import Loss
 from gen_unlearn.methods.method import copy_of
@@ -48,14 +49,13 @@ class Ssd:
     microbatch: int = 16
 
     def __post_init__(self) -> None:
+        check_literals(self)
         if not self.alpha > 0 or not self.dampening >= 0:
             raise ValueError(
                 f"expected alpha above 0 and dampening of at least 0, got {self.alpha} and {self.dampening}"
             )
         if self.microbatch < 1:
             raise ValueError(f"expected microbatch of at least 1, got {self.microbatch}")
-        if self.reference not in ("all", "retain"):
-            raise ValueError(f"expected reference to be all or retain, got {self.reference!r}")
 
     def __call__(
         self,

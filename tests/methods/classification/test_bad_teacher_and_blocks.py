@@ -72,6 +72,20 @@ def test_other_blocks_stay(
         assert torch.equal(found.state_dict()[name], value) == (name.split(".")[0] not in names), name
 
 
+@pytest.mark.parametrize("kind", [CatastrophicForgettingK, ExactUnlearningK])
+def test_averages_without_weights_stay_outside_of_the_trained_blocks(
+    request_data: UnlearnData, kind: type[CatastrophicForgettingK]
+) -> None:
+    """A batch normalisation without weights of its own has nothing that says that it is not trained."""
+    torch.manual_seed(0)
+    parts = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 4, 2)]
+    parts += [nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(4, 3)]
+    network = nn.Sequential(*parts).eval()
+    found = apply(kind(epochs=1, modules=("3",)), network, request_data)
+    for name, value in network.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value) == (name[0] not in "35"), name
+
+
 def test_fresh_blocks_forget_where_they_were(tiny_mlp: nn.Module, request_data: UnlearnData) -> None:
     near = apply(CatastrophicForgettingK(lr=1e-6, epochs=1), tiny_mlp, request_data)
     far = apply(ExactUnlearningK(lr=1e-6, epochs=1), tiny_mlp, request_data)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from small_requests import random_request, small_group_norm_cnn, trained
 from torch import nn
 
 from gen_unlearn.indexed_images import IndexedImages
@@ -127,6 +128,14 @@ def test_the_forgotten_class_loses_and_no_seed_matters() -> None:
     for one, two in zip(done[0].model.parameters(), done[1].model.parameters(), strict=True):
         assert torch.equal(one, two)
     assert (done[0].cost.forward_samples, done[0].cost.backward_samples) == (80, 0)
+
+
+def test_says_why_there_is_nothing_to_remove() -> None:
+    """Random images to forget look like the retained ones: no probe tells them apart; the stem is spanned."""
+    data = random_request()
+    network, accelerator = trained(small_group_norm_cnn(), data), Accelerator(cpu=True)
+    with pytest.raises(ValueError, match=r"of 3 layers, .* span 1, .* chance in the other 2; .* classes"):
+        unlearn(Damp(), network, data, accelerator=accelerator, seed=0)
 
 
 def test_separability_of_chance_is_small_and_of_apart_groups_one() -> None:

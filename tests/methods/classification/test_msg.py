@@ -104,6 +104,14 @@ def test_linear_layers_are_asked_for_by_name() -> None:
     assert sorted(masks) == ["1.weight", "3.weight"]
 
 
+def test_tied_kernels_are_one_weight() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1), *network()[0:])
+    model[1].weight = model[0].weight
+    masks = Msg(fraction=1.0).restart(model, request(), seed=3, budget=Budget())
+    assert list(masks) == ["0.weight", "2.weight", "5.weight"]
+    assert model[1].weight is model[0].weight
+
+
 def test_fewer_retained_than_forgotten_images_are_enough() -> None:
     found = unlearn(Msg(epochs=1), network(), request(forget=25), accelerator=CPU, seed=0)
     assert found.cost.forward_samples == 25 + 5 + 5

@@ -15,7 +15,7 @@ from gen_unlearn.methods.budget import Budget
 from gen_unlearn.methods.classification.fine_tune import FineTune
 from gen_unlearn.methods.classification.scrub import Scrub
 from gen_unlearn.methods.classification.scrub_rewind import ScrubRewind, rewind_epoch
-from gen_unlearn.methods.logits import Teacher
+from gen_unlearn.methods.logits import Distance, Teacher
 from gen_unlearn.methods.loop import batch_of
 from gen_unlearn.methods.unlearn_data import UnlearnData
 
@@ -32,7 +32,7 @@ def test_the_ascent_has_no_gradient_at_the_original(
 ) -> None:
     student = copy.deepcopy(tiny_batch_norm_cnn)
     teacher = Teacher(student, Budget())
-    ascent = Scrub(first_phase="max").passes(teacher, request_data)(0)[0][0]
+    ascent = Scrub(first_phase="max").passes(teacher, Distance(teacher, 4.0), request_data)(0)[0][0]
     assert ascent.weight == -1
     assert ascent.data is request_data.forget
     ascent.loss(student, batch_of(request_data.forget, np.arange(12))).backward()
@@ -42,7 +42,8 @@ def test_the_ascent_has_no_gradient_at_the_original(
 
 def test_the_ascent_ends_after_msteps(tiny_mlp: nn.Module, request_data: UnlearnData) -> None:
     for first, order in (("min", "rf"), ("max", "fr")):
-        passes = Scrub(msteps=2, first_phase=first).passes(Teacher(tiny_mlp, Budget()), request_data)
+        teacher = Teacher(tiny_mlp, Budget())
+        passes = Scrub(msteps=2, first_phase=first).passes(teacher, Distance(teacher, 4.0), request_data)
         kinds = [
             "".join("f" if one[0].data is request_data.forget else "r" for one in passes(epoch))
             for epoch in range(4)
@@ -50,11 +51,22 @@ def test_the_ascent_ends_after_msteps(tiny_mlp: nn.Module, request_data: Unlearn
         assert kinds == [order, order, "r", "r"]
 
 
+def test_an_ascent_that_never_leaves_the_original_is_an_error(
+    tiny_mlp: nn.Module, request_data: UnlearnData
+) -> None:
+    """One phase at the original has no gradient; a second one has, after a descent."""
+    settings = SMALL | {"first_phase": "max", "weight_decay": 0.0}
+    with pytest.raises(ValueError, match="distance was 0 in every step; begin with the descent"):
+        apply(Scrub(msteps=1, **settings), tiny_mlp, request_data)
+    assert not same_state(apply(Scrub(msteps=2, **settings), tiny_mlp, request_data), tiny_mlp)
+    assert not same_state(apply(Scrub(msteps=0, **settings), tiny_mlp, request_data), tiny_mlp)
+
+
 def test_the_teacher_stays(tiny_mlp: nn.Module, request_data: UnlearnData) -> None:
     student = copy.deepcopy(tiny_mlp)
     teacher = Teacher(student, Budget())
     method = Scrub(**SMALL)
-    passes = method.passes(teacher, request_data)
+    passes = method.passes(teacher, Distance(teacher, 4.0), request_data)
     method.run(student, passes, accelerator=Accelerator(cpu=True), seed=0, budget=Budget())
     assert same_state(teacher.model, tiny_mlp)
     assert not same_state(student, tiny_mlp)
