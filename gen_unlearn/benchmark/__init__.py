@@ -1,0 +1,1 @@
+"""The classification benchmark: what is trained and deleted, and how methods are compared."""

@@ -1,0 +1,148 @@
+"""From the rows of a benchmark to its summary: means over seeds, floors, and metrics of whole pools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gen_unlearn.benchmark.catalogue import metric_definition
+from gen_unlearn.benchmark.pools import measure_pool, pool_cell
+from gen_unlearn.benchmark.predictions import Logits, MeasuredSets
+from gen_unlearn.benchmark.prepared_sets import ROLES
+from gen_unlearn.benchmark.rows import Row
+from gen_unlearn.benchmark.search import Searched
+from gen_unlearn.benchmark.summary import (
+    RETRAINED,
+    SECOND_RETRAINED,
+    Cell,
+    MethodSummary,
+    SetSummary,
+    summarise_cell,
+)
+from gen_unlearn.metrics.estimate import Estimate
+
+BySeed = dict[str, dict[int, float]]
+"""Metric -> training seed -> value."""
+
+_COSTS = ("passes", "seconds")
+
+
+def summarise_set(
+    name: str,
+    rows: Mapping[str, Sequence[Row]],
+    logits: Mapping[str, Logits],
+    sets: MeasuredSets,
+    searched: Mapping[str, Searched],
+) -> SetSummary:
+    """Summarise one forget set.
+
+    Args:
+        name: of the set.
+        rows: row name -> its rows, of all seeds, failed ones too; in the order to show.
+        logits: row key -> logits of its model.
+        sets: the images.
+        searched: row name -> what its search chose.
+    """
+    pools = {of: _pool(several, logits) for of, several in rows.items()}
+    targets = {"": _target("", rows, pools, sets)}
+    for of, several in rows.items():
+        if several[0].kind == "design":
+            targets[of] = _target(f"{of}, ", rows, pools, sets)
+    digests = {row.digests["forget"] for several in rows.values() for row in several}
+    methods = tuple(
+        _summarise_method(of, several, pools[of], targets.get(of, targets[""]), sets, searched.get(of))
+        for of, several in rows.items()
+        if several[0].kind != "reference" or of in ROLES
+    )
+    return SetSummary(name, tuple(sorted(digests)), methods)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a method is to reach: retrained models of the same kind, and how far a second one lies from them.
+
+    Attributes:
+        levels: metric -> training seed -> value of the retrained model.
+        floors: metric -> training seed -> value of the second retrained one.
+        pool: logits of the retrained models.
+        pool_floors: metric of pools -> value of the second retrained ones.
+    """
+
+    levels: BySeed
+    floors: BySeed
+    pool: Sequence[Logits]
+    pool_floors: Mapping[str, Estimate]
+
+
+def _target(
+    prefix: str, rows: Mapping[str, Sequence[Row]], pools: Mapping[str, list[Logits]], sets: MeasuredSets
+) -> _Target:
+    """Return the target that the retrained models with this prefix to their names are."""
+    first, second = f"{prefix}{RETRAINED}", f"{prefix}{SECOND_RETRAINED}"
+    pool = pools.get(first, [])
+    return _Target(
+        _by_seed(rows.get(first, ())),
+        _by_seed(rows.get(second, ())),
+        pool,
+        measure_pool(pools.get(second, []), pool, sets),
+    )
+
+
+def _summarise_method(
+    name: str,
+    rows: Sequence[Row],
+    pool: Sequence[Logits],
+    target: _Target,
+    sets: MeasuredSets,
+    searched: Searched | None,
+) -> MethodSummary:
+    done = [row for row in rows if row.status == "ok"]
+    cells: dict[str, Cell] = {}
+    for metric in dict.fromkeys(metric for row in done for metric in row.metrics):
+        values: dict[int, list[float]] = {}
+        for row in done:
+            if metric in row.metrics:
+                values.setdefault(row.seeds["train"], []).append(row.metrics[metric])
+        role = metric_definition(metric).role
+        aim = (target.levels if role == "level" else target.floors).get(metric, {})
+        known = aim if all(seed in aim for seed in values) else None
+        cells[metric] = summarise_cell(values, known)
+    for cost in _COSTS:
+        spent: dict[int, list[float]] = {}
+        for row in done:
+            value = row.cost.get(cost)
+            if value is not None:
+                spent.setdefault(row.seeds["train"], []).append(value)
+        if spent:
+            cells[f"cost.{cost}"] = summarise_cell(spent, None)
+    if name != RETRAINED:
+        for metric, found in measure_pool(pool, target.pool, sets).items():
+            cells[metric] = pool_cell(found, target.pool_floors.get(metric), len(pool))
+    first = rows[0]
+    return MethodSummary(
+        name,
+        first.kind,
+        first.settings,
+        cells,
+        tuple(f"seed {row.seeds['train']}: {row.error}" for row in rows if row.status != "ok"),
+        None if searched is None or not searched.passes else searched.passes,
+        searched is not None and searched.infeasible,
+    )
+
+
+def _by_seed(rows: Sequence[Row]) -> BySeed:
+    """Return metric -> training seed -> value of reference rows, which have one run for each seed."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        for metric, value in row.metrics.items() if row.status == "ok" else ():
+            found.setdefault(metric, {})[row.seeds["train"]] = value
+    return found
+
+
+def _pool(rows: Sequence[Row], logits: Mapping[str, Logits]) -> list[Logits]:
+    """Return the logits of one model of each training seed, ascending."""
+    first: dict[int, Logits] = {}
+    for row in sorted(rows, key=lambda row: (row.seeds["train"], row.seeds["unlearn"])):
+        if row.status == "ok":
+            first.setdefault(row.seeds["train"], logits[row.key])
+    return list(first.values())

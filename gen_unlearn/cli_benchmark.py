@@ -1,0 +1,43 @@
+"""The verb that compares unlearning methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gen_unlearn.cli_base import DryRunOption, JsonOption, SetOption, app, reports_errors, show
+
+
+@app.command()
+@reports_errors
+def benchmark(
+    config: Annotated[Path, typer.Option("--config", help="Recipe of the benchmark.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write, or to go on in.")],
+    overrides: SetOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare unlearning methods with retraining, under one protocol."""
+    from gen_unlearn.benchmark.recipe import load_benchmark
+    from gen_unlearn.benchmark.runner import failures, planned, run_benchmark
+    from gen_unlearn.processes import process_state
+    from gen_unlearn.words import counted
+
+    recipe = load_benchmark(config, overrides or [])
+    if dry_run:
+        plan = planned(recipe)
+        parts = [counted(plan[part], part.removesuffix("s")) for part in ("models", "trials", "rows")]
+        show(f"would train, search and measure {', '.join(parts)} into {out}", plan, as_json)
+        return
+    summary = run_benchmark(recipe, out)
+    if not process_state().is_main_process:
+        return
+    failed = failures(summary)
+    files = {name: str(out / name) for name in ("report.html", "table.md", "summary.json", "rows.jsonl")}
+    lines = [f"{name:<13} {file}" for name, file in files.items()]
+    lines += [f"failed: {reason}" for reason in failed]
+    show("\n".join(lines), {**files, "failed": failed}, as_json)
+    if failed:
+        raise typer.Exit(1)
