@@ -23,6 +23,7 @@ def benchmark(
     from gen_unlearn.benchmark.recipe import load_benchmark
     from gen_unlearn.benchmark.runner import failures, planned, run_benchmark
     from gen_unlearn.processes import process_state
+    from gen_unlearn.training.checkpoint import TrainingInterruptedError
     from gen_unlearn.words import counted
 
     recipe = load_benchmark(config, overrides or [])
@@ -31,7 +32,10 @@ def benchmark(
         parts = [counted(plan[part], part.removesuffix("s")) for part in ("models", "trials", "rows")]
         show(f"would train, search and measure {', '.join(parts)} into {out}", plan, as_json)
         return
-    summary = run_benchmark(recipe, out)
+    try:
+        summary = run_benchmark(recipe, out)
+    except (KeyboardInterrupt, TrainingInterruptedError):
+        raise KeyboardInterrupt(f"the same command goes on in {out}") from None
     if not process_state().is_main_process:
         return
     failed = failures(summary)

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from tqdm.auto import tqdm
 
 from gen_unlearn.processes import process_state
+
+_HIDDEN = ContextVar("hidden progress bars", default=False)
+
+
+@contextmanager
+def hidden_progress() -> Iterator[None]:
+    """Show no progress bar of what is done inside, where one bar of the whole is shown already."""
+    token = _HIDDEN.set(True)
+    try:
+        yield
+    finally:
+        _HIDDEN.reset(token)
 
 
 def progress_bar(total: int, description: str, unit: str = "image", initial: int = 0) -> tqdm:
@@ -19,7 +34,7 @@ def progress_bar(total: int, description: str, unit: str = "image", initial: int
         desc=description,
         unit=f" {unit}",
         initial=initial,
-        disable=not process_state().is_local_main_process,
+        disable=_HIDDEN.get() or not process_state().is_local_main_process,
         mininterval=0.1 if sys.stderr.isatty() else 10.0,
         delay=0.5,
         dynamic_ncols=True,

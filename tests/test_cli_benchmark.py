@@ -10,6 +10,7 @@ from command_line import refused, run_command, works
 from tiny_benchmark import RANDOM, TINY, rows_of
 
 from gen_unlearn.methods.classification.negative_gradient import NegGradPlus
+from gen_unlearn.training.checkpoint import TrainingInterruptedError
 
 
 @pytest.fixture
@@ -54,6 +55,23 @@ def test_a_failed_method_is_told_with_exit_code_1(
     again = run_command(*arguments, "--json")
     assert again.exit_code == 1
     assert json.loads(again.stdout.splitlines()[-1])["failed"] == [reason]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), TrainingInterruptedError(1, 2)])
+def test_ctrl_c_says_how_to_go_on(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    def stops(*_: object, **__: object) -> Any:
+        raise stop
+
+    monkeypatch.setattr(NegGradPlus, "__call__", stops)
+    result = run_command("benchmark", "--config", config, "--out", tmp_path / "out", "--set", "seeds=1")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == f"interrupted: the same command goes on in {tmp_path / 'out'}"
+
+
+def test_a_file_is_no_folder(config: Path) -> None:
+    assert "expected a folder" in refused("benchmark", "--config", config, "--out", config)
 
 
 @pytest.mark.parametrize(

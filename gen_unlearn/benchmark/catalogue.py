@@ -149,13 +149,13 @@ def _attacks() -> Iterable[MetricDefinition]:
 
 
 def _pools() -> Iterable[MetricDefinition]:
-    kinds = {"hist20": "20-bin histograms", "gauss": "normal fits"}
-    for kind, words in kinds.items():
+    kinds = (("hist20", "20-bin histograms", 1), ("gauss", "normal fits, 11.5 at most of an image", 2))
+    for kind, words, version in kinds:
         for stat, name in (("mean", "mean"), ("p95", "95th percentile")):
             for part in ("forget", "retain", "heldout"):
                 text = f"KL of margins, unlearned to retrained pool, by {words}: {name} over {_SETS[part]}."
                 yield MetricDefinition(
-                    f"klom.{kind}.{stat}.{part}", text, "nats", "distance", "A", part, _POOLS
+                    f"klom.{kind}.{stat}.{part}", text, "nats", "distance", "A", part, _POOLS, version
                 )
     for attacks in ("single", "double"):
         text = f"NeurIPS 2023 score from epsilons by sample of {attacks}-threshold attacks, N models a side."

@@ -19,6 +19,7 @@ from gen_unlearn.benchmark.rows import FAILURES, SCHEMA, Row, reason_of
 from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED, SECOND_RETRAINED
 from gen_unlearn.benchmark.trained_models import Role
 from gen_unlearn.methods.budget import Cost
+from gen_unlearn.progress import hidden_progress
 from gen_unlearn.repro import derive_seed, digest_json
 
 DELETED = "deleted"
@@ -57,10 +58,12 @@ def train_design(task: DesignTask, bench: Bench) -> None:
     Deleting what the design cannot delete is an error that is kept in the place of the logits.
     """
     file = bench.logits_file(task.key(bench.recipe, DELETED))
-    if file.is_file() or _error_file(task, bench).is_file():
+    if file.is_file():
         return
+    _error_file(task, bench).unlink(missing_ok=True)  # of an earlier run: what failed is tried again
     try:
-        _train(task, bench)
+        with hidden_progress():
+            _train(task, bench)
     except FAILURES as error:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(_error_file(task, bench), json.dumps(reason_of(error)))
@@ -83,12 +86,12 @@ def measure_design(task: DesignTask, bench: Bench) -> None:
         return
     recipe, sets = bench.recipe, task.prepared.sets
     logits = {part: _logits(task, bench, part) for part in (*ROLES, DELETED)}
-    others = [seed for seed in task.prepared.pools[RETRAINED].seeds if seed != task.seed]
+    others = [replace(task, seed=seed) for seed in task.prepared.pools[RETRAINED].seeds if seed != task.seed]
     context = Context(
         sets,
         logits[ORIGINAL],
         logits[RETRAINED],
-        [_logits(replace(task, seed=seed), bench, RETRAINED) for seed in others],
+        [_logits(other, bench, RETRAINED) for other in others if not _error_file(other, bench).is_file()],
         untrained_logits(task.prepared, task.seed),
         recipe.measure,
     )

@@ -73,9 +73,9 @@ def benchmark_plots(summary: SetSummary) -> list[BenchmarkPlot]:
             points = plot_points(summary, across, up)
             if any(point.competes for point in points):
                 svg = draw_points(points, metric_definition(across), metric_definition(up), heading)
-                plots.append(
-                    BenchmarkPlot(heading, svg, _remark(metric_definition(across), metric_definition(up)))
-                )
+                aim = _aim(points, metric_definition(up))
+                remark = _remark(metric_definition(across), metric_definition(up), aim)
+                plots.append(BenchmarkPlot(heading, svg, remark))
     return plots
 
 
@@ -144,11 +144,18 @@ def _draw_point(axes: Axes, point: Point) -> None:
 
 
 def _draw_retraining(axes: Axes, points: Sequence[Point], up: MetricDefinition) -> None:
-    """Draw the line to aim at: of a level that of retraining, of a distance the floor."""
-    aim = RETRAINED if up.role == "level" else SECOND_RETRAINED
+    """Draw the line to aim at: of a level that of retraining if it has one, otherwise the floor."""
+    aim = _aim(points, up)
     for point in points:
         if point.name == aim:
             axes.axhline(point.y, color=colour(RETRAINED_VARIABLE), linewidth=1.1, linestyle=":", zorder=1)
+
+
+def _aim(points: Sequence[Point], up: MetricDefinition) -> str | None:
+    """Return whose value the line is: for a pool, which has no retrained value, that of the second one."""
+    names = {point.name for point in points}
+    wanted = (RETRAINED, SECOND_RETRAINED) if up.role == "level" else (SECOND_RETRAINED,)
+    return next((name for name in wanted if name in names), None)
 
 
 def _draw_front(axes: Axes, points: Sequence[Point]) -> None:
@@ -163,6 +170,7 @@ def _on_log_scale(axes: Axes, points: Sequence[Point]) -> list[Point]:
     least = min((point.x for point in points if point.x > 0), default=1.0)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
     return [
         Point(each.name, each.variable, each.x or least / 3, each.y, 0.0, each.y_half, each.competes)
         for each in points
@@ -191,16 +199,18 @@ def _axis_label(definition: MetricDefinition) -> str:
     return f"{definition.id}{unit} [{definition.tier}]{kind}"
 
 
-def _remark(across: MetricDefinition, up: MetricDefinition) -> str:
+def _remark(across: MetricDefinition, up: MetricDefinition, aim: str | None) -> str:
     """Say where the best place of a plot is."""
-    aim = (
-        "The dotted line is the retrained model: the aim is the line, not below it."
-        if (up.role == "level")
-        else "The dotted line is the floor, the second retrained model. Lower is nearer to retraining."
-    )
+    line = {
+        RETRAINED: "The dotted line is the retrained model",
+        SECOND_RETRAINED: "The dotted line is the floor, the second retrained model",
+        None: "There is no retrained model to compare with",
+    }[aim]
+    level = up.role == "level"
+    where = ": the aim is the line, not below it." if level else ". Lower is nearer to retraining."
     front = " Dashed: the Pareto front." if across.role == "cost" and up.role == "distance" else ""
     zero = " A cost of 0 stands at the left edge." if across.role == "cost" else ""
-    return aim + " Further left is better." + front + zero
+    return line + where + " Further left is better." + front + zero
 
 
 def _described(points: Sequence[Point]) -> str:

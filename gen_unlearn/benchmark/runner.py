@@ -47,10 +47,12 @@ def run_benchmark(recipe: BenchmarkRecipe, out: Path) -> BenchmarkSummary:
         out: its folder; ``rows.jsonl``, ``summary.json``, ``table.md`` and ``report.html`` are written there.
 
     Raises:
-        ValueError: the recipe asks for what the data does not have.
+        ValueError: the recipe asks for what the data does not have, or `out` is a file.
     """
     process = process_state()
     accelerator = Accelerator(cpu=process.device.type == "cpu")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"expected a folder to write, got the file {out}; name another one")
     out.mkdir(parents=True, exist_ok=True)
     if process.is_main_process:
         write_text(out / "recipe.yaml", recipe.to_yaml())

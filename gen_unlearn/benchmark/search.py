@@ -49,6 +49,14 @@ class Searched:
     failed: int = 0
     error: str | None = None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the table is to know of the search."""
+        said = [f"search: trials failed: {self.failed}"] if self.failed and self.error is None else []
+        if self.do_nothing:
+            said.append("search: doing nothing was the best trial; the row is the best that moves weights")
+        return tuple(said)
+
 
 def search_settings(
     entry: MethodEntry, prepared: PreparedSet, recipe: BenchmarkRecipe, out: Path, accelerator: Accelerator

@@ -127,6 +127,7 @@ def _summarise_method(
         tuple(f"seed {row.seeds['train']}: {row.error}" for row in rows if row.status != "ok"),
         None if searched is None or not searched.passes else searched.passes,
         searched is not None and searched.infeasible,
+        () if searched is None else searched.notes,
     )
 
 

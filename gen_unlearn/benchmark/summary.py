@@ -34,7 +34,8 @@ class Cell:
         value: mean over the training seeds.
         half_width: half the width of its 95 % interval, `None` at one training seed.
         floor: for a distance or score, the mean of the second retrained model's over the same seeds; for a
-            level, the mean of the retrained model's. `None` if there is none.
+            level, the mean of the retrained model's. Of a whole pool always the value of the second
+            retrained one. `None` if there is none.
         values: for each training seed the mean over its unlearning seeds.
         seeds: the training seeds, ascending.
         sigma_train: standard deviation between training seeds.
@@ -135,6 +136,7 @@ class MethodSummary:
         search_passes: sample passes of the search relative to one retraining, in per cent; `None` if nothing
             was searched.
         infeasible: no trial of the search came within the tolerance.
+        search_notes: what else to know of the search, such as how many trials failed.
     """
 
     name: str
@@ -144,6 +146,7 @@ class MethodSummary:
     failed: tuple[str, ...] = ()
     search_passes: float | None = None
     infeasible: bool = False
+    search_notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -224,4 +227,5 @@ def _method_summary(content: Mapping[str, Any]) -> MethodSummary:
         metric: Cell(**{**cell, "values": tuple(cell["values"]), "seeds": tuple(cell["seeds"])})
         for metric, cell in content["cells"].items()
     }
-    return MethodSummary(**{**content, "cells": cells, "failed": tuple(content["failed"])})
+    texts = {name: tuple(content.get(name, ())) for name in ("failed", "search_notes")}
+    return MethodSummary(**{**content, "cells": cells, **texts})

@@ -33,7 +33,8 @@ _PLACE_MARKS: dict[Place, str] = {"best": "★", "tie for best": "☆", "": ""}
 LEGEND = (
     f"{ALIKE_MARK} indistinguishable from retraining (not: better than it). "
     f"{_PLACE_MARKS['best']} best; {_PLACE_MARKS['tie for best']} tie for best: paired tests with Holm's "
-    "correction find no difference to the best mean."
+    "correction find no difference to the best mean. With few seeds or images intervals are wide, and much "
+    "is indistinguishable. - not measured: RMIA and metrics of pools (A, energy_pg) take 5 training seeds."
 )
 
 
@@ -63,7 +64,8 @@ class RowView:
     def remarks(self) -> tuple[str, ...]:
         """What is said about the method as a whole: that it is infeasible, and its failed runs."""
         infeasible = ("infeasible: no trial came within the tolerance",) if self.method.infeasible else ()
-        return infeasible + tuple(f"failed: {reason}" for reason in self.method.failed)
+        said = tuple(f"failed: {reason}" for reason in together(self.method.failed))
+        return infeasible + self.method.search_notes + said
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,18 @@ def set_table(summary: SetSummary, metrics: Sequence[str], regime: Regime, test:
     return SetTable(summary.forget_set, tuple(metrics), definitions, rows, tuple(orders.values()))
 
 
+def together(failed: Sequence[str]) -> tuple[str, ...]:
+    """Say a reason once for all seeds that failed by it: ``"seeds 0, 1: the loss is not finite"``."""
+    seeds: dict[str, list[str]] = {}
+    for entry in failed:
+        seed, _, reason = entry.partition(": ")
+        seeds.setdefault(reason, []).append(seed.removeprefix("seed "))
+    return tuple(
+        f"seed{'s' if len(several) > 1 else ''} {', '.join(several)}: {reason}"
+        for reason, several in seeds.items()
+    )
+
+
 def format_number(value: float, half_width: float | None) -> str:
     """Write a number as ``3.28 ± 0.41``: to the second significant digit of its half-width."""
     if half_width is None:
@@ -148,7 +162,8 @@ def markdown_benchmark(summary: BenchmarkSummary, metrics: Sequence[str], test: 
         f"# {summary.name}",
         "",
         f"Regime: {summary.regime}. Seeds: {seeds}. Recipe `{summary.recipe_digest}`. Every value is the "
-        "mean over training seeds ± half the width of its 95 % t interval. Trust tiers: "
+        "mean over training seeds ± half the width of its 95 % t interval, or that of a pool of models with "
+        "the interval of other images and models. Trust tiers: "
         + "; ".join(f"[{tier}] {words}" for tier, words in TIERS.items())
         + f". The row *{SECOND_RETRAINED}* holds the floors.",
         "",
@@ -177,10 +192,15 @@ def tie_letters(ranked: Ranking, name: str) -> str:
 
 def _order(summary: SetSummary, metric: str, definition: MetricDefinition, test: Test) -> OrderView:
     """Rank the methods that have no failed run by a distance or score."""
-    having = [each for each in summary.methods if each.kind != "reference" and metric in each.cells]
+    competing = [each for each in summary.methods if each.kind != "reference"]
+    having = [each for each in competing if metric in each.cells]
+    if any(each.cells[metric].models is not None for each in having):
+        reason = "pools of models have one value for all seeds, and no paired tests"
+        missing = tuple(each.name for each in competing if each not in having)
+        return OrderView(definition, None, reason, missing)
     seeds = max((each.cells[metric].seeds for each in having), key=len, default=())
     whole = [each for each in having if not each.failed and each.cells[metric].seeds == seeds]
-    left_out = tuple(each.name for each in summary.methods if each.kind != "reference" and each not in whole)
+    left_out = tuple(each.name for each in competing if each not in whole)
     if not whole or len(seeds) < LEAST_SEEDS_TO_RANK:
         reason = (
             f"{len(seeds)} training seeds; it takes {LEAST_SEEDS_TO_RANK}" if whole else "nothing to rank"
@@ -218,9 +238,10 @@ def _view(
 
 def _note(cell: Cell, definition: MetricDefinition) -> str:
     """Say what lies behind a cell: floor, components of the variance, and its own note."""
-    parts = [f"{len(cell.seeds)} training seeds"]
+    parts = [f"{cell.models or len(cell.seeds)} training seeds"]
     if cell.floor is not None:
-        name = "retrained" if definition.role == "level" else "floor"
+        level = RETRAINED if cell.models is None else SECOND_RETRAINED
+        name = level if definition.role == "level" else "floor"
         excess = format_number(cell.value - cell.floor, cell.excess_half_width)
         parts.append(f"{name} {cell.floor:.4g}, paired difference {excess}")
     for name, sigma in (("training", cell.sigma_train), ("unlearning", cell.sigma_unlearn)):

@@ -23,7 +23,19 @@ CLIP = 100.0
 """Margins are clipped to [-CLIP, CLIP]."""
 
 _EMPTY_BIN = 1e-5
-_LEAST_VARIANCE = 1e-12
+_LEAST_VARIANCE = 1e-4
+"""Of a fitted normal: odds that differ by a hundredth are the same."""
+
+_MOST = float(-np.log(_EMPTY_BIN))
+"""The most that one image counts with fitted normals, 11.5 nats: that of histograms without a common bin.
+
+Where all retrained models agree, as on images that they are sure of, a normal has next to no width, and one
+image would outweigh all others.
+"""
+
+LEAST_FOR_ERRORS = 4
+"""Smallest pool that shows how a divergence varies with its models."""
+
 _REPLICATES = 200
 _TILE = 4_000_000
 
@@ -125,7 +137,8 @@ def klom_gauss(unlearned: np.ndarray, retrained: np.ndarray, seed: int = 0) -> K
     """Compute ``KL(unlearned || retrained)`` of normals fitted to the margins of each image.
 
     ``log(s_R / s_U) + (s_U^2 + (m_U - m_R)^2) / (2 s_R^2) - 1/2`` for means `m` and deviations `s` of margins
-    clipped to ±100. For pools too small for histograms.
+    clipped to ±100. For pools too small for histograms. A deviation counts as 0.01 at least, and an image as
+    ``-log(1e-5)`` at most, the divergence of histograms that share no bin.
 
     Args:
         unlearned: margins ``(models, n)``, two models or more, two images or more.
@@ -180,6 +193,32 @@ def permutation_floor(
         p95_interval=(float(low[1]), float(high[1])),
         permutations=permutations,
     )
+
+
+def model_errors(unlearned: np.ndarray, retrained: np.ndarray, form: Form = "hist20") -> tuple[float, float]:
+    """Return the errors of mean and 95th percentile for other models on the same images.
+
+    The jackknife over indices of both pools: models of the same index belong together. Further models of the
+    larger pool go with the index that they equal modulo the size of the smaller one.
+
+    Args:
+        unlearned: margins ``(models, n)``, four models or more, two images or more.
+        retrained: margins ``(retrained, n)``, four or more.
+        form: which divergence.
+
+    Raises:
+        ValueError: if the shapes do not match, a pool has fewer than four models, a margin is not finite, or
+            the form is unknown.
+    """
+    unlearned, retrained = require_margin_pools(unlearned, retrained, LEAST_FOR_ERRORS)
+    count, values = min(len(unlearned), len(retrained)), []
+    for index in range(count):
+        own, other = (pool[np.arange(len(pool)) % count != index] for pool in (unlearned, retrained))
+        pool, models = _pooled(own, other, form)
+        per_image = _divergences(pool, np.arange(models), form)
+        values.append((per_image.mean(), np.percentile(per_image, 95)))
+    mean, p95 = np.std(values, axis=0) * np.sqrt(count - 1)
+    return float(mean), float(p95)
 
 
 def _result(unlearned: np.ndarray, retrained: np.ndarray, form: Form, seed: int) -> KlomResult:
@@ -250,4 +289,4 @@ def _normal_divergences(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndar
     own = np.maximum(unlearned.var(axis=0, ddof=1), _LEAST_VARIANCE)
     other = np.maximum(retrained.var(axis=0, ddof=1), _LEAST_VARIANCE)
     shift = unlearned.mean(axis=0) - retrained.mean(axis=0)
-    return np.log(other / own) / 2 + (own + shift**2) / (2 * other) - 0.5
+    return np.minimum(np.log(other / own) / 2 + (own + shift**2) / (2 * other) - 0.5, _MOST)

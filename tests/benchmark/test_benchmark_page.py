@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from itertools import combinations
 
 import pytest
-from benchmark_summaries import COLUMNS, METHODS, small_summary
+from benchmark_summaries import COLUMNS, METHODS, small_summary, with_pools
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -68,7 +68,7 @@ def test_page_holds_every_row_and_escapes_names(html: str) -> None:
     assert "the floor" in second[0]
     assert "±" in second[2]
     assert len(rows["ft"]) == 1 + len(COLUMNS)
-    assert "failed: seed 0: the loss is not finite <nan>" in rows["diverged"][1]
+    assert "failed, see below" in rows["diverged"][1]
     assert "Digits <made up>" in page.text
     assert "random & 10 %" in page.text
     assert {"tier-c", "tier-d", "alike", "lead", "floor-row"} <= set(page.classes)
@@ -93,6 +93,15 @@ def test_page_draws_three_plots_with_both_retrained_models(html: str) -> None:
         for name in (RETRAINED, SECOND_RETRAINED, "ft", "scrub", "ga", "original"):
             assert f">{name}</text>" in plot.svg
     assert html.count("<svg") == 3
+
+
+def test_the_line_of_a_pool_is_the_second_retrained_one_and_says_so() -> None:
+    made_up = small_summary(METHODS)
+    own, pools = benchmark_plots(made_up.sets[0])[0], benchmark_plots(with_pools(made_up))[0]
+    assert "The dotted line is the retrained model: the aim is the line" in own.remark
+    assert "The dotted line is the floor, the second retrained model: the aim is the line" in pools.remark
+    for plot in (own, pools):
+        assert plot.svg.count("stroke-dasharray") == 1, "the line is drawn"
 
 
 def test_without_costs_there_is_one_plot() -> None:

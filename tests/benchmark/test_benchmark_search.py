@@ -111,3 +111,10 @@ def test_test_labels_change_no_model_and_no_setting(tmp_path: Path, monkeypatch:
         for out in (tmp_path / "before", tmp_path / "after")
     ]
     assert weights[0] == weights[1]
+
+
+def test_a_table_says_what_a_search_found_odd() -> None:
+    assert Searched({}).notes == ()
+    assert "trials failed: 2" in Searched({}, failed=2).notes[0]
+    assert Searched({}, failed=2, error="all failed").notes == (), "the row says so"
+    assert "doing nothing was the best trial" in Searched({}, do_nothing=True).notes[0]

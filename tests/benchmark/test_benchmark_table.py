@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from benchmark_summaries import COLUMNS, METHODS, noisy, small_summary
+from benchmark_summaries import COLUMNS, METHODS, noisy, small_summary, with_pools
 
 from gen_unlearn.benchmark.catalogue import CATALOGUE, TIERS, metric_definition
 from gen_unlearn.benchmark.summary import (
@@ -23,6 +23,7 @@ from gen_unlearn.benchmark.table import (
     markdown_table,
     order_text,
     set_table,
+    together,
 )
 
 
@@ -173,6 +174,23 @@ def test_a_method_with_a_failed_run_is_not_ranked() -> None:
     assert "scrub" in order.unranked
     assert "scrub" not in order.ranking.order
     assert "- scrub: failed: seed 3: no step" in markdown_table(table)
+
+
+def test_a_reason_is_told_once_for_all_its_seeds() -> None:
+    failed = ("seed 0: too hot", "seed 1: no: really", "seed 2: too hot")
+    assert together(failed) == ("seeds 0, 2: too hot", "seed 1: no: really")
+
+
+def test_pools_have_one_value_that_is_not_ranked_and_compared_with_the_second_retrained_pool() -> None:
+    columns = ("ulira.loo.auc", "klom.gauss.mean.forget")
+    part = with_pools(small_summary(METHODS))
+    table = set_table(part, columns, "benchmark")
+    note = view(table, "ft", "ulira.loo.auc").note
+    assert note.startswith("5 training seeds; second retrained 0.5, paired difference")
+    assert view(table, "ft", "klom.gauss.mean.forget").note.startswith("5 training seeds; floor 0.5")
+    (order,) = table.orders
+    assert "pools of models have one value" in order_text(order)
+    assert order.unranked == ("diverged",)
 
 
 def test_a_distance_without_a_floor_is_an_error() -> None:

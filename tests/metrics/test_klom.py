@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from gen_unlearn.metrics.klom import Smoothing, klom_gauss, klom_hist20, permutation_floor
+from gen_unlearn.metrics.klom import Smoothing, klom_gauss, klom_hist20, model_errors, permutation_floor
 
 
 def pools(shift: float, models: int, images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -124,3 +124,31 @@ def test_wrong_arguments_raise() -> None:
         permutation_floor(margins, margins, permutations=1)
     with pytest.raises(ValueError, match="two images"):
         klom_hist20(margins[:, :1], margins[:, :1])
+
+
+def test_an_image_on_which_retrained_models_agree_does_not_outweigh_the_others() -> None:
+    unlearned, retrained = pools(0.0, 10, 50)
+    before = klom_gauss(unlearned, retrained)
+    unlearned[:, 0] = retrained[:, 0] = 27.6  # the least log-probability, to the last bit
+    assert klom_gauss(unlearned, retrained).per_image[0] == 0
+    unlearned[0, 0] += 1e-6
+    assert klom_gauss(unlearned, retrained).per_image[0] < 1e-3, "rounding is no divergence"
+    unlearned[0, 0] -= 5
+    after = klom_gauss(unlearned, retrained)
+    assert after.per_image[0] == pytest.approx(np.log(1e5))
+    np.testing.assert_array_equal(after.per_image[1:], before.per_image[1:])
+
+
+def test_errors_of_other_models_are_not_too_small_where_models_move_together() -> None:
+    generator = np.random.default_rng(0)
+
+    def pool() -> np.ndarray:
+        return generator.normal(size=(8, 100)) + generator.normal(size=(8, 1))
+
+    drawn = [(pool(), pool()) for _ in range(60)]
+    spread = float(np.std([klom_gauss(*pair).mean.value for pair in drawn]))
+    errors = [model_errors(*pair, "gauss")[0] for pair in drawn]
+    assert np.median(errors) > 0.7 * spread
+    assert np.median([klom_gauss(*pair).mean.standard_error for pair in drawn]) < 0.5 * spread
+    with pytest.raises(ValueError, match="at least 4 models"):
+        model_errors(*(each[:3] for each in drawn[0]))
