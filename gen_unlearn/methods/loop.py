@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from gen_unlearn.methods.budget import Budget
 from gen_unlearn.methods.literals import check_literals
 from gen_unlearn.methods.logits import Batch
 from gen_unlearn.pixels import to_model_input
-from gen_unlearn.repro import numpy_generator, torch_generator
+from gen_unlearn.repro import derive_seed, numpy_generator, torch_generator
+from gen_unlearn.training.batches import rows_of_step
 from gen_unlearn.training.classification_batches import Augmentation
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -37,6 +39,8 @@ class Term:
         normalisation: whether batch normalisation uses the batch and updates its averages (``"train"``), or
             uses the averages (``"eval"``), as for batches of images to forget alone. A batch of one image
             always uses the averages.
+        drawn: steps of an epoch, whose full batches come from an endless row of shuffled passes over the
+            data; `None` for one pass, whose last batch may be smaller.
     """
 
     data: IndexedImages
@@ -44,11 +48,25 @@ class Term:
     batch_size: int
     weight: float = 1.0
     normalisation: Literal["train", "eval"] = "train"
+    drawn: int | None = None
 
     @property
     def steps(self) -> int:
         """Steps of an epoch."""
+        if self.drawn is not None:
+            return self.drawn if len(self.data) else 0
         return math.ceil(len(self.data) / self.batch_size)
+
+    def rows(self, *parts: int | str) -> Iterator[np.ndarray]:
+        """Yield the rows of each step of an epoch, over and over; `parts` seed their order."""
+        if self.drawn is not None:
+            seed = derive_seed(*parts)
+            for step in itertools.count():
+                yield rows_of_step(len(self.data), self.batch_size, step, seed)
+        order = torch.randperm(len(self.data), generator=torch_generator(*parts)).numpy()
+        for step in itertools.count():
+            start = step % self.steps * self.batch_size
+            yield order[start : start + self.batch_size]
 
 
 Pass = Sequence[Term]
@@ -210,18 +228,13 @@ def _batches(
     terms: Pass, augment: Augmentation, seed: int, epoch: int, number: int
 ) -> Iterator[tuple[Batch, ...]]:
     """Yield one batch of each term for every step of a pass."""
-    orders = [
-        torch.randperm(len(term.data), generator=torch_generator(seed, "order", epoch, number, place)).numpy()
-        for place, term in enumerate(terms)
-    ]
+    rows = [term.rows(seed, "order", epoch, number, place) for place, term in enumerate(terms)]
     changes = augment != Augmentation()
     for step in range(max(term.steps for term in terms)):
         found = []
-        for place, (term, order) in enumerate(zip(terms, orders, strict=True)):
-            start = step % term.steps * term.batch_size
-            rows = order[start : start + term.batch_size]
+        for place, term in enumerate(terms):
             draws = numpy_generator(seed, "augment", epoch, number, place, step) if changes else None
-            found.append(batch_of(term.data, rows, augment, draws, epoch, step))
+            found.append(batch_of(term.data, next(rows[place]), augment, draws, epoch, step))
         yield tuple(found)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from gen_unlearn.methods.build import method_of
 from gen_unlearn.methods.classification.amun import Amun
 from gen_unlearn.methods.classification.bad_teacher import BadTeacher
 from gen_unlearn.methods.classification.boundary import BoundaryExpand, BoundaryShrink
@@ -33,7 +33,6 @@ from gen_unlearn.methods.classification.task_arithmetic import TaskArithmetic
 from gen_unlearn.methods.classification.transpose_kernels import TransposeKernels
 from gen_unlearn.methods.classification.unsir import Unsir
 from gen_unlearn.methods.method import UnlearningMethod
-from gen_unlearn.recipes import validated
 
 METHODS: dict[str, type[UnlearningMethod]] = {
     "fine-tune": FineTune,
@@ -78,9 +77,4 @@ def build_method(name: str, settings: Mapping[str, Any]) -> UnlearningMethod:
     Raises:
         ValueError: no such method or hyper-parameter, or a value of the wrong type or out of range.
     """
-    if name not in METHODS:
-        close = difflib.get_close_matches(str(name), METHODS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"expected one of the methods {', '.join(METHODS)}, got {name!r}{hint}")
-    method: UnlearningMethod = validated(METHODS[name], dict(settings), name)
-    return method
+    return method_of(METHODS, name, settings)

@@ -1,0 +1,1 @@
+"""Unlearning methods for diffusion models, one file each."""
