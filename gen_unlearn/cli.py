@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gen_unlearn import cli_benchmark, cli_changes, cli_evaluate, cli_predict
+from gen_unlearn import cli_benchmark, cli_changes, cli_evaluate, cli_predict, cli_unlearn
 from gen_unlearn.cli_base import (
     DryRunOption,
     JsonOption,
@@ -22,7 +22,7 @@ from gen_unlearn.cli_base import (
     show,
 )
 
-__all__ = ["app", "cli_benchmark", "cli_changes", "cli_evaluate", "cli_predict", "main"]
+__all__ = ["app", "cli_benchmark", "cli_changes", "cli_evaluate", "cli_predict", "cli_unlearn", "main"]
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,6 +49,39 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True)
+class UnlearningRecord:
+    """What was done to the weights of another run, to make those of a run that approximately forgets.
+
+    Attributes:
+        method: name of the method.
+        settings: all of them, as YAML would give them.
+        seed: of everything random in it.
+        forward_samples: samples that passed a network forward.
+        backward_samples: samples whose gradients were taken.
+        seconds: wall-clock time.
+        peak_memory: most bytes that the accelerator held; `None` on a CPU.
+        images: how many distinct images it was to forget.
+        forget_digest: SHA-256 of their tombstones.
+        origin: SHA-256 of the manifest of the run that it started from.
+        origin_weights: SHA-256 of the weights of that run.
+        origin_path: where that run was, relative to this one.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    seed: int
+    forward_samples: int
+    backward_samples: int
+    seconds: float
+    peak_memory: int | None
+    images: int
+    forget_digest: str
+    origin: str
+    origin_weights: str
+    origin_path: str
+
+
+@dataclass(frozen=True)
 class RunManifest:
     """What a run was made from.
 
@@ -61,7 +95,9 @@ class RunManifest:
         started_from: SHA-256 of the weights that the training started from, if the recipe names some: of a
             file, of the files of a folder, or of the weights of another run.
         versions: software; of an adapter ensemble also what else decides the last bits of its sums.
-        training: what training took; `None` until it is complete.
+        training: what training took; `None` until it is complete. After approximate unlearning it is that of
+            the run that was unlearned, with the digest of the weights as they are now.
+        unlearned: what approximate unlearning did to the weights; `None` of all other runs.
     """
 
     recipe_digest: str
@@ -72,10 +108,21 @@ class RunManifest:
     started_from: str | None = None
     versions: dict[str, str] = field(default_factory=software_versions)
     training: TrainingRecord | None = None
+    unlearned: UnlearningRecord | None = None
 
     def sealed(self, key: RunKey) -> RunManifest:
         """Return the manifest as it is kept."""
         return replace(self, data_digest=key.seal("data", self.data_digest))
+
+    @property
+    def made_from(self) -> tuple[object, ...]:
+        """What tells two runs apart: recipe, data, forget set, first weights, and what was unlearned."""
+        return self.recipe_digest, self.data_digest, self.without, self.started_from, self.unlearned
+
+    @property
+    def removal(self) -> str:
+        """What is done to images that the run is asked to forget, in words."""
+        return "deleted" if self.unlearned is None else "approximately unlearned"
 
     @property
     def environment_note(self) -> str:
@@ -85,20 +132,24 @@ class RunManifest:
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON text."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        fields = asdict(self)
+        if self.unlearned is None:  # As manifests were written before there was unlearning.
+            del fields["unlearned"]
+        return json.dumps(fields, indent=2) + "\n"
 
     @classmethod
     def from_file(cls, path: Path) -> RunManifest:
         """Read a manifest; a damaged file is an error that names it."""
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-            training = fields["training"]
+            training, unlearned = fields["training"], fields.get("unlearned")
             return cls(
                 **{
                     **fields,
                     "class_names": tuple(fields["class_names"]),
                     "image_shape": tuple(fields["image_shape"]),
                     "training": None if training is None else TrainingRecord(**training),
+                    "unlearned": None if unlearned is None else UnlearningRecord(**unlearned),
                 }
             )
         except (ValueError, TypeError, KeyError) as error:

@@ -198,9 +198,10 @@ class DeletionReceipt:
 
     def __str__(self) -> str:
         per_class = ", ".join(f"{name}: {count}" for name, count in self.removed_per_class.items())
+        done = "unlearned" if self.level == "approximate" else "deleted"
         return "\n".join(
             [
-                f"deleted     {counted(self.removed, 'image')} ({per_class}); {self.remaining:,} remain",
+                f"{done:<11} {counted(self.removed, 'image')} ({per_class}); {self.remaining:,} remain",
                 f"from        {self.artefact}",
                 f"reason      {self.reason}",
                 f"level       {self.level}: {PROMISES[self.level]}",

@@ -46,6 +46,13 @@ class RunRecords(RunPaths):
         return RunManifest.from_file(self.manifest_path)
 
     @property
+    def last_fit(self) -> str:
+        """What the weights came out of, in words."""
+        if self.manifest.unlearned is None:
+            return "the training"
+        return "approximate unlearning, which may have left traces of the images in the weights"
+
+    @property
     def fitting_device(self) -> torch.device | None:
         """Where the adapters of an ensemble are fit: LoRA where this process computes, heads on the CPU."""
         return process_state().device if self.router_path.exists() else None

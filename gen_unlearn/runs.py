@@ -86,10 +86,7 @@ class RunFolder(RunRecords):
         """
         run = cls(path)
         if run.manifest_path.exists():
-            started = run.manifest
-            sealed = manifest.sealed(run.key)
-            made_from = (started.recipe_digest, started.data_digest, started.without, started.started_from)
-            if made_from != (sealed.recipe_digest, sealed.data_digest, sealed.without, sealed.started_from):
+            if run.manifest.made_from != manifest.sealed(run.key).made_from:
                 raise ValueError(
                     f"{path} holds another run (recipe, data, forget set or the weights that it started from "
                     "differ); choose another --out"
@@ -283,6 +280,8 @@ class RunFolder(RunRecords):
 
     def undeleted_state_digest(self) -> str:
         """Identify what generated images before anything was deleted, images that were added included."""
+        if (unlearned := self.manifest.unlearned) is not None:
+            return unlearned.origin_weights[:16]
         entries = self.ledger.entries
         first = next((entry.sequence for entry in entries if entry.kind == "deleted"), len(entries))
         return self._state_digest(entries[first - 1])

@@ -19,7 +19,19 @@ from gen_unlearn.repro import ids_to_hex
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.training.batches import DiffusionBatch, DiffusionBatches
 
-VERBS = ["demo", "train", "forget", "add", "verify", "sample", "evaluate", "report", "predict", "info"]
+VERBS = [
+    "demo",
+    "train",
+    "forget",
+    "unlearn",
+    "add",
+    "verify",
+    "sample",
+    "evaluate",
+    "report",
+    "predict",
+    "info",
+]
 READS_ONLY = {"info": ["--json"], "verify": ["--json"]}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 

@@ -31,7 +31,7 @@ from gen_unlearn.judging.quality import (
 )
 from gen_unlearn.judging.retrain import measure_retraining
 from gen_unlearn.judging.states import STATES, sample_plan, sample_states
-from gen_unlearn.judging.wording import ADAPTERS
+from gen_unlearn.judging.wording import ADAPTERS, WEIGHTS
 from gen_unlearn.metrics.extractors.choice import load_extractor
 from gen_unlearn.metrics.features import MeasurementProtocol
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
@@ -72,6 +72,8 @@ def evaluate(
     ensemble = undeleted_generator(run, deletion.images) if run.is_ensemble else None
     if ensemble is not None:
         evidence = replace(evidence, words=ADAPTERS)
+    if run.manifest.unlearned is not None:
+        evidence = replace(evidence, words=WEIGHTS)
     distances = [] if too_few else _measure_distances(run, evidence, measurer, sets, detect)
     leakage = measure_leakage(run, oracles, evidence, run.config.evaluation.membership, ensemble)
     measures = [*distances, *_measure_classes(run, evidence, recogniser, measurer, split.train)]
@@ -205,10 +207,12 @@ def find_deletion(run: RunFolder, train: IndexedImages) -> Deletion:
     if (without := run.without()) is not None:
         train = train.select(~without.mask(train.ids))
         left = set(train.labels.tolist())
+    forgotten = run.forgotten()
     if run.has_exemplars:
         left = set(run.exemplar_folder().labels.tolist())
+    elif len(forgotten):
+        left = set(train.labels[~forgotten.mask(train.ids)].tolist())
     retained = tuple(label for label in every if label in left)
-    forgotten = run.forgotten()
     if not len(forgotten):
         return Deletion((), retained, train.select(np.empty(0, dtype=np.int64)), train)
     names = {name for receipt in run.receipts() for name in receipt.removed_per_class}

@@ -37,6 +37,7 @@ from gen_unlearn.pipelines.classification import ClassificationPipeline, SemiPar
 from gen_unlearn.processes import process_state
 from gen_unlearn.repro import among, keyed_order, software_versions
 from gen_unlearn.runs import RunFolder
+from gen_unlearn.unlearned_runs import origin_of
 
 
 def evaluate_classifier(run: RunFolder, oracles: Sequence[RunFolder] = ()) -> Scorecard:
@@ -128,6 +129,12 @@ def _own_states(
     pipeline = run.load_classifier()
     if not len(run.forgotten()):
         yield "before", (images.classified_by(pipeline),)
+        return
+    if not run.has_exemplars:
+        if (origin := origin_of(run)) is not None:
+            before = origin.load_classifier(run.classifier_config.prediction)
+            yield "before", (images.classified_by(before),)
+        yield "after", (images.classified_by(pipeline),)
         return
     if _found(deletion) == len(run.forgotten()):
         yield "before", (images.classified_by(_undeleted(run, pipeline, deletion.images)),)

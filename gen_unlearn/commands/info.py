@@ -57,6 +57,10 @@ def describe_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         facts["exemplars"] = len(store)
         facts["exemplars_per_class"] = dict(zip(store.class_names, counts.tolist(), strict=True))
         facts |= ensemble
+    if (unlearned := manifest.unlearned) is not None:
+        named = ("method", "settings", "seed", "forward_samples", "backward_samples", "origin")
+        facts["level"] = "approximate"
+        facts["unlearned"] = {name: getattr(unlearned, name) for name in named}
     receipts = run.receipts()
     facts["deletions"] = len(receipts)
     facts["deleted_images"] = sum(receipt.removed for receipt in receipts)

@@ -30,6 +30,8 @@ _CAPTIONS = {
 }
 _AFTER = "the adapters of deleted images rebuilt without them; backbone and other adapters as they were"
 
+_UNLEARNED = "the weights after approximate unlearning, which may still carry traces of the images"
+
 
 def write_report(run: RunFolder, path: Path, show_deleted: bool = False) -> None:
     """Write the report of a run that was evaluated; it shows deleted images only if asked to.
@@ -52,7 +54,7 @@ def collect(run: RunFolder, show_deleted: bool) -> ReportContent:
     receipts = tuple(run.receipts())
     deletion = find_deletion(run, run.load_split().train)
     return ReportContent(
-        title="Deletion from an image generator" if receipts else "An image generator",
+        title=_title(run, bool(receipts)),
         summary=_summary(run, card),
         states=tuple(_state_view(run, name, samples, deletion) for name, samples in states.items()),
         deleted=_deleted_views(run, states, deletion) if receipts and show_deleted else (),
@@ -62,6 +64,12 @@ def collect(run: RunFolder, show_deleted: bool) -> ReportContent:
         recipe_yaml=run.config.to_yaml(),
         recipe_digest=run.manifest.recipe_digest,
     )
+
+
+def _title(run: RunFolder, deleted: bool) -> str:
+    if run.manifest.unlearned is not None:
+        return "Approximate unlearning in an image generator"
+    return "Deletion from an image generator" if deleted else "An image generator"
 
 
 def _evaluated(run: RunFolder) -> Scorecard:
@@ -92,11 +100,16 @@ def _summary(run: RunFolder, card: Scorecard) -> tuple[tuple[str, str], ...]:
         removed = sum(receipt.removed for receipt in receipts)
         classes = ", ".join(card.protocol["forgotten_classes"]) or "none whole"
         facts += [
-            ("Deleted", f"{removed} images in {len(receipts)} requests; {receipts[-1].remaining} remain"),
+            (
+                run.manifest.removal.capitalize(),
+                f"{removed} images in {len(receipts)} requests; {receipts[-1].remaining} remain",
+            ),
             ("Classes deleted", classes),
             ("Time inside the process", f"{1000 * sum(receipt.seconds for receipt in receipts):.1f} ms"),
             ("Level of the promise", receipts[-1].level),
         ]
+    if (unlearned := run.manifest.unlearned) is not None:
+        facts.append(("Unlearned with", f"{unlearned.method}, seed {unlearned.seed}"))
     left = {m.name: m.value for m in card.measures if m.name.startswith("forgotten_class_rate_null")}
     if left:
         shares = ", ".join(f"{'oracle' if 'oracle' in name else 'now'} {left[name]:.0%}" for name in left)
@@ -113,13 +126,15 @@ def _state_view(run: RunFolder, name: str, samples: SampleSet, deletion: Deletio
         rows.append(GridRow(class_name, images, "") if len(images) else GridRow(class_name, None, refused))
     if len(samples.null.images):
         rows.append(GridRow("null token", samples.null.images[:_COLUMNS], _made(run)))
-    caption = _AFTER if run.is_ensemble and name == "after" else _CAPTIONS[name]
+    caption = _CAPTIONS[name]
+    if name == "after" and (run.is_ensemble or run.manifest.unlearned is not None):
+        caption = _AFTER if run.is_ensemble else _UNLEARNED
     return StateView(name, caption, tuple(rows))
 
 
 def _made(run: RunFolder) -> str:
     """Say what images of the null token are made without."""
-    return "without a class" if run.is_ensemble else "without exemplars"
+    return "without exemplars" if run.recipe.model.kind == "semi-parametric" else "without a class"
 
 
 def _deleted_views(

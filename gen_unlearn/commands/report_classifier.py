@@ -201,7 +201,7 @@ def _title(run: RunFolder, card: Scorecard) -> str:
         what = f"{'Class' if len(classes) == 1 else 'Classes'} {listed}"
     if classes and removed > of_classes:
         what += f" and {counted(removed - of_classes, 'other image')}"
-    return f"{what} deleted from {kind}"
+    return f"{what} {run.manifest.removal} from {kind}"
 
 
 def _headline(run: RunFolder) -> str:
@@ -214,7 +214,8 @@ def _headline(run: RunFolder) -> str:
             "Its classes are in its weights: images cannot be deleted, it has to be retrained without them."
         )
     return (
-        f"{counted(sum(receipt.removed for receipt in receipts), 'image')} deleted in {_milliseconds(run)}. "
+        f"{counted(sum(receipt.removed for receipt in receipts), 'image')} {run.manifest.removal} in "
+        f"{_milliseconds(run)}. "
         f"Level of the promise: {_levels(run)}."
     )
 
@@ -237,7 +238,7 @@ def _summary(run: RunFolder, card: Scorecard, exemplars: dict[str, int]) -> tupl
         removed = sum(receipt.removed for receipt in receipts)
         facts += [
             (
-                "Deleted",
+                run.manifest.removal.capitalize(),
                 f"{counted(removed, 'image')} in {counted(len(receipts), 'request')}; "
                 f"{receipts[-1].remaining:,} {'remains' if receipts[-1].remaining == 1 else 'remain'}",
             ),
@@ -250,6 +251,8 @@ def _summary(run: RunFolder, card: Scorecard, exemplars: dict[str, int]) -> tupl
 def _captions(run: RunFolder, card: Scorecard) -> dict[str, str]:
     """Say what each state is that was measured."""
     ensemble = run.is_ensemble
+    if run.manifest.unlearned is not None:
+        return _unlearned_captions(run, card)
     still = (
         "adapters fit on the deleted images too"
         if ensemble
@@ -265,6 +268,19 @@ def _captions(run: RunFolder, card: Scorecard) -> dict[str, str]:
         "oracle": _retrained(card.protocol["oracles"], "retrained from scratch without the deleted images"),
         "parametric": _retrained(
             card.protocol["parametric_oracles"], "without exemplars, retrained without the deleted images"
+        ),
+    }
+    return {state: text for state, text in captions.items() if state in card.accuracy_per_class}
+
+
+def _unlearned_captions(run: RunFolder, card: Scorecard) -> dict[str, str]:
+    """Say what each state of a parametric run is that was unlearned approximately."""
+    assert run.manifest.unlearned is not None
+    captions = {
+        "before": "the model that was unlearned, as it was trained",
+        "after": f"its weights after {run.manifest.unlearned.method}, an approximate unlearning method",
+        "parametric": _retrained(
+            card.protocol["parametric_oracles"], "retrained from scratch without the deleted images"
         ),
     }
     return {state: text for state, text in captions.items() if state in card.accuracy_per_class}

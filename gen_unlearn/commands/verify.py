@@ -98,7 +98,7 @@ def replay(run: RunFolder, sample: int | None = None) -> list[Check]:
     if sample is not None:
         verify_ensemble.require_sample(run, sample)
     elif not run.has_exemplars:
-        raise ValueError(f"{run.path} has no exemplars: nothing was deleted from it that could be replayed")
+        raise ValueError(f"{run.path} has no exemplars: no exact deletion from it could be replayed")
     for _ in range(_MOST_ATTEMPTS):
         before = _settled_head(run)
         checks = _replay(run, sample)
@@ -173,7 +173,7 @@ def _unchanging_files(run: RunFolder) -> str:
     )
     if differing:
         raise ValueError(f"changed, missing or new since the training: {first_few(differing)}")
-    return f"{len(found)} as they were after the training"
+    return f"{len(found)} as they were after {run.last_fit}"
 
 
 def _exemplars(run: RunFolder) -> str:

@@ -28,6 +28,7 @@ from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.pixels import to_model_input
 from gen_unlearn.repro import among, keyed_order
 from gen_unlearn.runs import RunFolder
+from gen_unlearn.unlearned_runs import origin_of
 
 Scores = dict[str, np.ndarray]
 """Attack -> score of each image, float64 ``(n,)``."""
@@ -103,7 +104,8 @@ def pipelines_by_state(
     The last is left out if there are not as many others. Nothing on disk changes.
 
     Args:
-        run: the run; a model from which nothing can be deleted has the state ``after`` alone.
+        run: the run; a model from which nothing can be deleted has the state ``after``, and ``before`` if it
+            was unlearned approximately and the run it was made from is there.
         deleted: the deleted images, or those that are still to be had.
         ensemble: the run, if it is an adapter ensemble; without it, such a run has the state ``after`` alone.
     """
@@ -113,7 +115,8 @@ def pipelines_by_state(
         return states if control is None else states | {"random": control}
     after = run.load_pipeline()
     if not isinstance(after, SemiParametricDDPMPipeline) or after.exemplars is None:
-        return {"after": after}
+        origin = origin_of(run)
+        return {"after": after} if origin is None else {"before": origin.load_pipeline(), "after": after}
     full = ExemplarStore.from_pretrained(run.exemplars_path)
     full.add(deleted)
     stores = {"before": full, "after": after.exemplars}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gen_unlearn.judging.refitting import RefittableEnsemble
+from gen_unlearn.manifest import UnlearningRecord
 from gen_unlearn.metrics.scorecard import Measure
 from gen_unlearn.runs import RunFolder
 
@@ -28,6 +29,8 @@ def measure_costs(run: RunFolder, ensemble: RefittableEnsemble | None = None) ->
     if ensemble is not None:
         measures += _visits(ensemble, deleted=bool(receipts))
     if receipts:
+        if run.manifest.unlearned is not None:
+            return [*measures, _unlearning(run.manifest.unlearned)]
         what = (
             "images taken out, their adapters masked and rebuilt, digests included"
             if run.is_ensemble
@@ -42,6 +45,16 @@ def measure_costs(run: RunFolder, ensemble: RefittableEnsemble | None = None) ->
             )
         )
     return measures
+
+
+def _unlearning(record: UnlearningRecord) -> Measure:
+    """Report what approximate unlearning took."""
+    return Measure(
+        "seconds_delete",
+        record.seconds,
+        f"Seconds that {record.method} took to unlearn {record.images} images: {record.forward_samples:,} "
+        f"samples passed a network forward and {record.backward_samples:,} backward.",
+    )
 
 
 def _visits(ensemble: RefittableEnsemble, deleted: bool) -> list[Measure]:

@@ -11,6 +11,7 @@ from gen_unlearn.judging.evidence import Deletion, Evidence
 from gen_unlearn.pipelines.loading import samples_without_class, served_classes
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.samples import SamplePlan, SampleSet, generate_samples
+from gen_unlearn.unlearned_runs import origin_of
 
 STATES = ("before", "after", "oracle", "random")
 """What the measures of a run end in."""
@@ -66,8 +67,13 @@ def sample_states(run: RunFolder, oracles: Sequence[RunFolder]) -> SampledStates
         return SampledStates({"before": before}, notes=tuple(notes))
     files: dict[str, Path] = {}
     before = plan.path(run.samples_path, run.undeleted_state_digest())
-    if before.exists():
+    origin = None if before.exists() else origin_of(run)
+    if origin is not None:
+        files["before"] = _sample(origin, plan, run.samples_path, "sample before")
+    elif before.exists():
         files["before"] = before
+    elif run.manifest.unlearned is not None:
+        notes.append("The run that this one was made from is not where it was: there is nothing before.")
     else:
         notes.append("No samples were made before the deletion: run evaluate before forget to compare.")
     files["after"] = _sample(run, plan, run.samples_path, "sample after")

@@ -66,3 +66,16 @@ ADAPTERS = Wording(
     },
 )
 """Words for an adapter ensemble."""
+
+WEIGHTS = Wording(
+    states={
+        "before": "the model that was unlearned, as it was trained",
+        "after": "the model after approximate unlearning",
+        **_ORACLE,
+    },
+    null="without a class",
+    kept="what the weights still make of the class unasked",
+    scored="",
+    gap={"": "Above 0 the weights remember more than retraining."},
+)
+"""Words for a plain generator after approximate unlearning."""
