@@ -60,8 +60,8 @@ ONCE = ("SPM with public core", "DDPM of all images")
 """What is measured with the first seed alone."""
 
 RATES = {
-    JOINT: (1e-3, 3e-3, 1e-2),
-    LARGEST: (3e-3, 1e-2),
+    JOINT: (3e-4, 1e-3, 3e-3, 1e-2),
+    LARGEST: (3e-4, 1e-3, 3e-3, 1e-2),
     "full fine-tune": (3e-4, 1e-3),
 }
 """Learning rates to choose from."""

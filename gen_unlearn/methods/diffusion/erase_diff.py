@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gen_unlearn.methods.budget import Budget
-from gen_unlearn.methods.diffusion.adam_settings import AdamSettings, Preset
 from gen_unlearn.methods.diffusion.denoising import (
     DenoisingLoss,
     DenoisingModel,
@@ -25,6 +24,8 @@ from gen_unlearn.methods.diffusion.gradients import (
     trained_parameters,
     with_gradient,
 )
+from gen_unlearn.methods.diffusion.preset import Preset
+from gen_unlearn.methods.diffusion.settings import DiffusionSettings
 from gen_unlearn.methods.logits import Batch
 from gen_unlearn.methods.loop import Loss, batch_of
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
@@ -34,7 +35,7 @@ from gen_unlearn.training.batches import rows_of_step
 
 
 @dataclass(frozen=True, kw_only=True)
-class EraseDiff(AdamSettings):
+class EraseDiff(DiffusionSettings):
     """A bilevel problem by first-order steps (arXiv 2401.05779).
 
     ``g = E_U |u - eps_theta|^2`` has a target `u` that is uniform over [0, 1]. From the weights as they are,

@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gen_unlearn.methods.budget import Budget
-from gen_unlearn.methods.diffusion.adam_settings import AdamSettings
 from gen_unlearn.methods.diffusion.denoising import DenoisingLoss, copy_of_denoiser
 from gen_unlearn.methods.diffusion.gradients import gradient_of, inner_product, with_gradient
+from gen_unlearn.methods.diffusion.settings import DiffusionSettings
 from gen_unlearn.methods.logits import Batch
 from gen_unlearn.methods.loop import Loss
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
@@ -21,7 +21,7 @@ from gen_unlearn.methods.unlearn_data import Part, UnlearnData
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientSurgery(AdamSettings):
+class GradientSurgery(DiffusionSettings):
     """Add to the retain gradient the ascent gradient, without its part that opposes the former.
 
     With g_r the gradient of the retained images' loss and ``a = -g_f`` that of the ascent, a step follows

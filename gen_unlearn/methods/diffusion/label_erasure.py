@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gen_unlearn.methods.budget import Budget
-from gen_unlearn.methods.diffusion.adam_settings import AdamSettings, Preset
 from gen_unlearn.methods.diffusion.denoising import (
     DenoisingLoss,
     DenoisingModel,
@@ -20,6 +19,8 @@ from gen_unlearn.methods.diffusion.denoising import (
     squared_error,
 )
 from gen_unlearn.methods.diffusion.labels import forgotten_classes, require_labels
+from gen_unlearn.methods.diffusion.preset import Preset
+from gen_unlearn.methods.diffusion.settings import DiffusionSettings
 from gen_unlearn.methods.logits import Batch
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
@@ -28,7 +29,7 @@ __all__ = ["ErasedLabelLoss", "LabelErasure"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelErasure(AdamSettings):
+class LabelErasure(DiffusionSettings):
     """Learn ``eps0(null) - eta (eps0(c) - eps0(null))`` for a forgotten class c.
 
     eps0 is the original; ESD (Gandikota et al., arXiv 2303.07345) with labels. It

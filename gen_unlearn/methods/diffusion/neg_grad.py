@@ -10,15 +10,16 @@ from accelerate import Accelerator
 from torch import nn
 
 from gen_unlearn.methods.budget import Budget
-from gen_unlearn.methods.diffusion.adam_settings import AdamSettings, Preset
 from gen_unlearn.methods.diffusion.denoising import DenoisingLoss, copy_of_denoiser
+from gen_unlearn.methods.diffusion.preset import Preset
+from gen_unlearn.methods.diffusion.settings import DiffusionSettings
 from gen_unlearn.methods.diffusion.siss_study import study_presets
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegGradDenoiser(AdamSettings):
+class NegGradDenoiser(DiffusionSettings):
     """Ascend on the loss of the images to forget: minimise ``-strength E_U l``.
 
     Cost of a step: one batch forward and backward. Nothing keeps the model usable; few steps are meant. Adam

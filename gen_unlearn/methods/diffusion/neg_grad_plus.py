@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gen_unlearn.methods.budget import Budget
-from gen_unlearn.methods.diffusion.adam_settings import AdamSettings, Preset
 from gen_unlearn.methods.diffusion.denoising import DenoisingLoss, copy_of_denoiser
 from gen_unlearn.methods.diffusion.gradients import (
     gradient_of,
@@ -19,6 +18,8 @@ from gen_unlearn.methods.diffusion.gradients import (
     trained_parameters,
     with_gradient,
 )
+from gen_unlearn.methods.diffusion.preset import Preset
+from gen_unlearn.methods.diffusion.settings import DiffusionSettings
 from gen_unlearn.methods.diffusion.siss_study import study_presets
 from gen_unlearn.methods.logits import Batch
 from gen_unlearn.methods.loop import Loss
@@ -27,7 +28,7 @@ from gen_unlearn.methods.unlearn_data import Part, UnlearnData
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegGradPlusDenoiser(AdamSettings):
+class NegGradPlusDenoiser(DiffusionSettings):
     """Minimise ``E_R l - beta E_U l`` (the baseline without importance sampling of SISS, arXiv 2503.01034).
 
     Cost of a step: a batch of either part forward and backward, for every `scaling`.

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.methods.budget import Budget
-from gen_unlearn.methods.diffusion.adam_settings import AdamSettings, Preset
 from gen_unlearn.methods.diffusion.denoising import (
     DenoisingLoss,
     DenoisingModel,
@@ -20,6 +19,8 @@ from gen_unlearn.methods.diffusion.denoising import (
     squared_error,
 )
 from gen_unlearn.methods.diffusion.labels import pseudo_labels, require_labels
+from gen_unlearn.methods.diffusion.preset import Preset
+from gen_unlearn.methods.diffusion.settings import DiffusionSettings
 from gen_unlearn.methods.logits import Batch
 from gen_unlearn.methods.loop import batches_of
 from gen_unlearn.methods.masked_step import MaskedStep
@@ -32,7 +33,7 @@ __all__ = ["PseudoLabelLoss", "SalunDenoiser", "guided_saliency"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SalunDenoiser(AdamSettings):
+class SalunDenoiser(DiffusionSettings):
     """Predict for a forgotten class what the original predicts for another one.
 
     SalUn (Fan et al., arXiv 2310.12508). The loss of a step is ``mean |eps(u_t, c) - eps_ref(u_t, c')|^2 +

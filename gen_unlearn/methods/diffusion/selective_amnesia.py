@@ -12,11 +12,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gen_unlearn.methods.budget import Budget
-from gen_unlearn.methods.diffusion.adam_settings import AdamSettings, Preset
 from gen_unlearn.methods.diffusion.denoising import DenoisingLoss, DenoisingModel, copy_of_denoiser
 from gen_unlearn.methods.diffusion.labels import forgotten_classes, require_labels
 from gen_unlearn.methods.diffusion.per_image import denoising_fisher
+from gen_unlearn.methods.diffusion.preset import Preset
 from gen_unlearn.methods.diffusion.sampling import sample_images
+from gen_unlearn.methods.diffusion.settings import DiffusionSettings
 from gen_unlearn.methods.logits import Batch
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
@@ -26,7 +27,7 @@ __all__ = ["SelectiveAmnesia", "SurrogateLoss"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectiveAmnesia(AdamSettings):
+class SelectiveAmnesia(DiffusionSettings):
     """Learn uniform noise for forgotten classes and own samples for the others.
 
     Heng and Soh, "Selective amnesia" (arXiv 2305.10120). The loss is ``loss(x ~ U[-1, 1], c_u) +

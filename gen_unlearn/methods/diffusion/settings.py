@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
+import torch
 from accelerate import Accelerator
+from torch import nn
 
 from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.methods.budget import Budget
@@ -22,6 +24,8 @@ class DiffusionSettings(LoopSettings):
         steps: optimiser steps; with 0 the model stays as it is, to the bit.
         epochs: how often these steps are repeated, with other batches.
         label_dropout: probability of the null label on retained images, where the network has one.
+        betas: decays of Adam's averages of the gradient and of its square, each from 0 to below 1.
+        eps: what Adam adds to the root of the average square, above 0.
     """
 
     lr: float = 1e-4
@@ -32,6 +36,8 @@ class DiffusionSettings(LoopSettings):
     batch_retain: int = 128
     clip: float | None = 1.0
     label_dropout: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,6 +45,28 @@ class DiffusionSettings(LoopSettings):
             raise ValueError(f"expected steps of at least 0, got {self.steps}")
         if not 0 <= self.label_dropout < 1:
             raise ValueError(f"expected label_dropout from 0 to below 1, got {self.label_dropout}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"expected betas from 0 to below 1, got {self.betas}")
+        if not self.eps > 0:
+            raise ValueError(f"expected eps above 0, got {self.eps}")
+
+    def from_sums(self, pixels: int) -> Self:
+        """Return these settings, published for losses that are sums over pixels, for means over pixels.
+
+        Every gradient is smaller by `pixels`; so are the greatest norm, Adam's `eps` and what weight decay
+        adds to a gradient then. Adam's learning rate and the decoupled weight decay of AdamW stay.
+
+        Args:
+            pixels: numbers of an image, channels included.
+
+        Raises:
+            ValueError: the optimiser is SGD, whose steps are as long as the gradients.
+        """
+        if self.optimizer == "sgd":
+            raise ValueError("expected settings of adam or adamw, got sgd; convert its learning rate by hand")
+        clip = None if self.clip is None else self.clip / pixels
+        decay = self.weight_decay if self.optimizer == "adamw" else self.weight_decay / pixels
+        return replace(self, clip=clip, eps=self.eps / pixels, weight_decay=decay)
 
     def drawn_forget(self, data: IndexedImages, loss: Loss, weight: float = 1.0) -> Term:
         """Return a term over `steps` batches of images to forget."""
@@ -72,3 +100,9 @@ class DiffusionSettings(LoopSettings):
                 budget=budget,
                 after_step=after_step,
             )
+
+    def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        if self.optimizer == "sgd":
+            return super()._optimizer(parameters)
+        kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
+        return kind(parameters, self.lr, self.betas, self.eps, self.weight_decay)

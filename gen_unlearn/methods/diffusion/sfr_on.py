@@ -13,9 +13,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gen_unlearn.methods.budget import Budget
-from gen_unlearn.methods.diffusion.adam_settings import AdamSettings, Preset
 from gen_unlearn.methods.diffusion.denoising import DenoisingLoss, DenoisingModel, copy_of_denoiser
 from gen_unlearn.methods.diffusion.per_image import denoising_fisher
+from gen_unlearn.methods.diffusion.preset import Preset
+from gen_unlearn.methods.diffusion.settings import DiffusionSettings
 from gen_unlearn.methods.logits import Batch
 from gen_unlearn.methods.loop import Loss
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
@@ -26,7 +27,7 @@ __all__ = ["AdaptiveAscent", "SfrOn"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SfrOn(AdamSettings):
+class SfrOn(DiffusionSettings):
     """Alternate masked ascent on images to forget with descent on retained ones.
 
     Huang et al. (arXiv 2409.19732). A weight

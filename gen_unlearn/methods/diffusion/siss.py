@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from gen_unlearn.methods.budget import Budget
-from gen_unlearn.methods.diffusion.adam_settings import AdamSettings, Preset
 from gen_unlearn.methods.diffusion.denoising import copy_of_denoiser
+from gen_unlearn.methods.diffusion.preset import Preset
+from gen_unlearn.methods.diffusion.settings import DiffusionSettings
 from gen_unlearn.methods.diffusion.siss_loss import SissLoss
 from gen_unlearn.methods.diffusion.siss_study import study_presets
 from gen_unlearn.methods.joined_images import join
@@ -22,7 +23,7 @@ from gen_unlearn.methods.unlearn_data import Part, UnlearnData
 
 
 @dataclass(frozen=True, kw_only=True)
-class Siss(AdamSettings):
+class Siss(DiffusionSettings):
     """Subtracted importance-sampled scores (arXiv 2503.01034).
 
     `x` is drawn from all training images, `a` from those to forget, and a noisy image is made from either.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
-from gen_unlearn.methods.diffusion.adam_settings import AdamSettings, Preset
+from gen_unlearn.methods.diffusion.preset import Preset
+from gen_unlearn.methods.diffusion.settings import DiffusionSettings
 
-SettingsT = TypeVar("SettingsT", bound=AdamSettings)
+SettingsT = TypeVar("SettingsT", bound=DiffusionSettings)
 
 
 def study_presets(celeba: SettingsT, shirt: SettingsT) -> dict[str, Preset[SettingsT]]:
