@@ -14,7 +14,7 @@ from gen_unlearn.cli_base import DryRunOption, JsonOption, RunArgument, app, ope
 @reports_errors
 def unlearn(
     run: RunArgument,
-    method: Annotated[str, typer.Option("--method", help="Unlearning method.")],
+    method: Annotated[str, typer.Option("--method", help="Such as fine-tune; an unknown name shows all.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the new run.")],
     settings: Annotated[
         list[str] | None,

@@ -242,7 +242,8 @@ class RunFolder(RunRecords):
         if not self.has_exemplars:
             raise ValueError(
                 f"{self.path} is a {self.recipe.model.kind} model: images are in its weights, where none "
-                f"can be added or deleted; train another: gen-unlearn train --config RECIPE [--without RUN]"
+                "can be added or deleted; train another: gen-unlearn train --config RECIPE [--without RUN]; "
+                f"or unlearn approximately: gen-unlearn unlearn {self.path} --method NAME --out NEW"
             )
         return ExemplarFolder.open(self.exemplars_path)
 

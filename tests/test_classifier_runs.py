@@ -391,7 +391,9 @@ def test_nothing_can_be_deleted_from_a_parametric_classifier(stall: Stall) -> No
     run = stall.parametric
     with unchanged(run):
         for words in (("forget", run, "--class", "3"), ("add", run, run)):
-            assert "images are in its weights, where none can be added or deleted" in refused(*words)
+            said = refused(*words)
+            assert "images are in its weights, where none can be added or deleted" in said
+            assert f"gen-unlearn unlearn {run} --method" in said
         assert "has no exemplars" in refused("verify", run, "--replay")
         assert works("verify", run)["passed"] is True
         assert works("info", run)["model"] == "parametric"

@@ -343,4 +343,5 @@ def test_a_core_that_left_the_source_is_named(runs: Runs, tmp_path: Path) -> Non
 
 
 def test_a_plain_model_has_nothing_to_replay(runs: Runs) -> None:
-    assert "has no exemplars: no exact deletion from it could be replayed" in refused("verify", runs.plain, "--replay")
+    said = refused("verify", runs.plain, "--replay")
+    assert "has no exemplars: no exact deletion from it could be replayed" in said

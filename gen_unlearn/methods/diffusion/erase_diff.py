@@ -89,7 +89,7 @@ class EraseDiff(DiffusionSettings):
     ) -> nn.Module:
         """Return a copy of the model after `steps` on both parts."""
         student = copy_of_denoiser(model, accelerator)
-        averaged = copy.deepcopy(student)
+        averaged = student if self.ema_decay is None else copy.deepcopy(student)
         inner = InnerSteps(self, student, data, seed=seed, budget=budget)
         both = [
             self.drawn_retain(data.retain, self.retain_loss(seed)),
@@ -110,7 +110,7 @@ class EraseDiff(DiffusionSettings):
             budget=budget,
             after_step=None if self.ema_decay is None else average,
         )
-        return student if self.ema_decay is None else averaged
+        return averaged
 
     def _barrier_term(self, inner: InnerSteps, seed: int, budget: Budget) -> Loss:
         """Return a loss whose gradient is ``lambda grad q``; the gradient of retained images is there."""

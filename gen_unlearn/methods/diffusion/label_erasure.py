@@ -25,17 +25,14 @@ from gen_unlearn.methods.logits import Batch
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
 
-__all__ = ["ErasedLabelLoss", "LabelErasure"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class LabelErasure(DiffusionSettings):
     """Learn ``eps0(null) - eta (eps0(c) - eps0(null))`` for a forgotten class c.
 
-    eps0 is the original; ESD (Gandikota et al., arXiv 2303.07345) with labels. It
-    changes what a label shows, and deletes no image: whole classes can be erased,
-    single images cannot, and words are not its subject. Noisy images are those to forget, where the
-    publication takes samples of the model.
+    eps0 is the original; this is ESD (Gandikota et al., arXiv 2303.07345) with labels. It changes what a
+    label shows, and deletes no image: whole classes can be erased, single images cannot. Noisy images are
+    those to forget, where the publication takes samples of the model.
 
     Attributes:
         eta: strength of the guidance away from the class; 0 makes the class like no class.

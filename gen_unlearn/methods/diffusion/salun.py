@@ -29,8 +29,6 @@ from gen_unlearn.methods.saliency import top_mask
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
 
-__all__ = ["PseudoLabelLoss", "SalunDenoiser", "guided_saliency"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SalunDenoiser(DiffusionSettings):
@@ -81,8 +79,9 @@ class SalunDenoiser(DiffusionSettings):
         if not self.steps:
             return student
         masked = MaskedStep(student, self.mask(student, data.forget, seed=seed, budget=budget))
-        frozen = copy_of_denoiser(model, accelerator).eval().requires_grad_(False)
-        reference = frozen if self.reference == "frozen" else None
+        reference = None
+        if self.reference == "frozen":
+            reference = copy_of_denoiser(model, accelerator).eval().requires_grad_(False)
         loss = PseudoLabelLoss(seed, replaced.to(accelerator.device), reference, budget)
         forget = self.drawn_forget(data.forget, loss)
         retain = self.drawn_retain(data.retain, self.retain_loss(seed), self.retain_weight)

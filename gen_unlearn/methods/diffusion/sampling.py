@@ -46,6 +46,7 @@ def sample_images(
     """
     device = next(model.parameters()).device
     sampler = DDIMScheduler.from_config(model.noise.config, prediction_type="epsilon", set_alpha_to_one=True)
+    sampler.set_timesteps(steps)
     height, width, channels = image_shape
     found = np.empty((len(labels), *image_shape), dtype=np.uint8)
     with torch.no_grad(), evaluation_mode(model):
@@ -53,9 +54,8 @@ def sample_images(
             own = torch.from_numpy(labels[start : start + batch_size]).to(device)
             rows = range(start, start + len(own))
             generators = [torch_generator(seed, "samples", role, row) for row in rows]
-            samples = torch.stack([torch.randn(channels, height, width, generator=g) for g in generators])
-            samples = samples.to(device)
-            sampler.set_timesteps(steps)
+            drawn = torch.stack([torch.randn(channels, height, width, generator=g) for g in generators])
+            samples = drawn.to(device)
             for timestep in sampler.timesteps:
                 budget.count(forward=len(own))
                 noise = model(samples, timestep.to(device).expand(len(own)), own)

@@ -23,17 +23,15 @@ from gen_unlearn.methods.search_space import Choice, LogUniform, Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
 from gen_unlearn.repro import torch_generator
 
-__all__ = ["SelectiveAmnesia", "SurrogateLoss"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SelectiveAmnesia(DiffusionSettings):
     """Learn uniform noise for forgotten classes and own samples for the others.
 
     Heng and Soh, "Selective amnesia" (arXiv 2305.10120). The loss is ``loss(x ~ U[-1, 1], c_u) +
-    replay_weight loss(own samples) + penalty sum F (theta - theta0)^2``.
-    It forgets the whole classes of the images to forget, of which it reads the labels alone, and reads no
-    retained image: F and the replay are taken on samples of the original.
+    replay_weight loss(own samples) + penalty sum F (theta - theta0)^2``. It forgets the whole classes of the
+    images to forget, of which it reads the labels alone, and reads no retained image: F and the replay are
+    taken on samples of the original.
 
     Attributes:
         replay_weight: of the own samples' loss.

@@ -23,17 +23,14 @@ from gen_unlearn.methods.search_space import Choice, LogUniform, Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
 from gen_unlearn.repro import keyed_order
 
-__all__ = ["AdaptiveAscent", "SfrOn"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SfrOn(DiffusionSettings):
     """Alternate masked ascent on images to forget with descent on retained ones.
 
-    Huang et al. (arXiv 2409.19732). A weight
-    moves in an ascent step where ``F_U / F_R >= threshold``, with F of single images, not clipped.
-    `steps` counts pairs of an ascent and a retain step; the optimiser is one. Every step draws its batch
-    anew.
+    SFR-on (Huang et al., arXiv 2409.19732). A weight moves in an ascent step where ``F_U / F_R >=
+    threshold``, with F of single images, not clipped. `steps` counts pairs of an ascent and a retain step;
+    the optimiser is one. Every step draws its batch anew.
 
     Attributes:
         ascent: weight of the ascent at the first step; it falls to 0 by half a cosine.
