@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -73,7 +74,7 @@ class Normalise(nn.Module):
         return images * self.get_buffer("scale") + self.get_buffer("shift")
 
 
-class BenchmarkNetwork(nn.Module):
+class BenchmarkNetwork(nn.Module, ABC):
     """Map float images ``(batch, channels, height, width)`` in [-1, 1] to logits ``(batch, classes)``.
 
     Attributes:
@@ -84,9 +85,9 @@ class BenchmarkNetwork(nn.Module):
     config: NetworkConfig
     block_names: tuple[str, ...]
 
+    @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """Map images ``(batch, channels, height, width)`` in [-1, 1] to the head's input."""
-        raise NotImplementedError
 
 
 class MlpClassifier(BenchmarkNetwork):

@@ -71,7 +71,7 @@ def benchmark_plots(summary: SetSummary) -> list[BenchmarkPlot]:
     for heading, across, up in wanted:
         if across is not None and up is not None and across != up:
             points = plot_points(summary, across, up)
-            if any(point.competes for point in points):
+            if points:
                 svg = draw_points(points, metric_definition(across), metric_definition(up), heading)
                 aim = _aim(points, metric_definition(up))
                 remark = _remark(metric_definition(across), metric_definition(up), aim)
@@ -87,7 +87,7 @@ def plot_points(summary: SetSummary, across: str, up: str) -> list[Point]:
         if x is not None and y is not None:
             retrained = method.name in (RETRAINED, SECOND_RETRAINED)
             variable = RETRAINED_VARIABLE if retrained else KIND_VARIABLES[method.kind]
-            points.append(Point(method.name, variable, x[0], y[0], x[1], y[1], method.kind != "reference"))
+            points.append(Point(method.name, variable, x[0], y[0], x[1], y[1], method.kind == "method"))
     return points
 
 

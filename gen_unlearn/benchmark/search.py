@@ -134,7 +134,9 @@ def _try_all(
         measured: list[Accuracies] = []
         try:
             method = build_method(entry.method, {**entry.settings, **drawn})
-            for seed, model in starts.items():
+            for seed in starts:
+                # Anew for every trial: a faulty method may change what it is given.
+                model = originals.load(folder, seed).to(device)
                 start = derive_seed(seed, "search")
                 result = unlearn(method, model, data, accelerator=accelerator, seed=start, cap=cap)
                 passes += result.cost.passes

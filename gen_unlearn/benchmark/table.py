@@ -34,7 +34,9 @@ LEGEND = (
     f"{ALIKE_MARK} indistinguishable from retraining (not: better than it). "
     f"{_PLACE_MARKS['best']} best; {_PLACE_MARKS['tie for best']} tie for best: paired tests with Holm's "
     "correction find no difference to the best mean. With few seeds or images intervals are wide, and much "
-    "is indistinguishable. - not measured: RMIA and metrics of pools (A, energy_pg) take 5 training seeds."
+    "is indistinguishable. A model that is designed to forget has its target and floor in retrained models "
+    "of its own kind, and is not ranked with the others. - not measured: RMIA and metrics of pools "
+    "(A, energy_pg) take 5 training seeds."
 )
 
 
@@ -191,8 +193,11 @@ def tie_letters(ranked: Ranking, name: str) -> str:
 
 
 def _order(summary: SetSummary, metric: str, definition: MetricDefinition, test: Test) -> OrderView:
-    """Rank the methods that have no failed run by a distance or score."""
-    competing = [each for each in summary.methods if each.kind != "reference"]
+    """Rank the methods that have no failed run by a distance or score.
+
+    Designs are not ranked: their distances are to retrained models of their own kind.
+    """
+    competing = [each for each in summary.methods if each.kind == "method"]
     having = [each for each in competing if metric in each.cells]
     if any(each.cells[metric].models is not None for each in having):
         reason = "pools of models have one value for all seeds, and no paired tests"

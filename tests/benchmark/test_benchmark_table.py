@@ -241,3 +241,14 @@ def test_a_summary_survives_json() -> None:
     content.pop("sets")
     with pytest.raises(ValueError, match="as this version writes it"):
         BenchmarkSummary.from_dict(content)
+
+
+def test_designs_have_targets_of_their_own_and_are_not_ranked() -> None:
+    together, apart = (
+        set_table(small_summary(METHODS, designs=designs).sets[0], ("tow",), "benchmark")
+        for designs in ((), ("ga",))
+    )
+    orders = [table.orders[0] for table in (together, apart)]
+    ranked = [set(order.ranking.order) for order in orders if order.ranking is not None]
+    assert len(ranked) == 2
+    assert ranked[0] - ranked[1] == {"ga"}
