@@ -193,6 +193,9 @@ def test_mistakes_are_one_line_and_leave_nothing(shelf: Shelf, tmp_path: Path) -
         assert "the oracle" in refused("unlearn", shelf.oracle, *THREE, *new)
         assert "holds no run" in refused("unlearn", tmp_path, *THREE, *new)
         assert "did not move" in refused("unlearn", shelf.plain, *FINE_TUNE, "steps=0", "--class", 3, *new)
+        assert "knows its images" in refused("unlearn", shelf.plain, "--data", "digits", *THREE, *new)
+        wild = (*FINE_TUNE, "steps=1", "--set", "lr=1e30", "--class", 3)
+        assert "output is not finite" in refused("unlearn", shelf.plain, *wild, *new)
         recipe = ("--config", shelf.plain / "recipe.yaml", "--out", shelf.unlearned)
         assert "holds another run" in refused("train", *recipe)
 
@@ -229,7 +232,7 @@ class Broken:
         return {}
 
 
-class Stopped(UnlearningPlan):
+class Stopped(UnlearningPlan[RunFolder]):
     """Ctrl-C comes when the model is written, and its receipt is being made."""
 
     @property
@@ -241,7 +244,7 @@ class Stopped(UnlearningPlan):
 def test_an_interruption_leaves_no_half_run(shelf: Shelf, tmp_path: Path) -> None:
     run, settings = RunFolder.open(shelf.plain), ["steps=1", "batch_retain=8"]
     plan = plan_unlearning(run, "fine-tune", settings, ForgetRequest(classes=["3"]), tmp_path / "new")
-    parts = (plan.run, plan.name, plan.method, plan.forget, plan.data, plan.out)
+    parts = (plan.origin, plan.name, plan.method, plan.forget, plan.data, plan.out)
     for error in (KeyboardInterrupt, ValueError):
         with unchanged(tmp_path), pytest.raises(error):
             carry_out(replace(plan, method=Broken(error)))

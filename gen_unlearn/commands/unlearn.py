@@ -8,31 +8,28 @@ level ``approximate``, as that of an exact deletion does with its own level.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import nn
 
-from gen_unlearn.atomic import flush_folder, flush_tree, write_text
+from gen_unlearn.atomic import flush_tree, write_text
 from gen_unlearn.commands.derived import remaining
 from gen_unlearn.commands.filing import filed
 from gen_unlearn.commands.trained_classifier import TrainedClassifier
 from gen_unlearn.commands.unlearn_plan import UnlearningPlan
+from gen_unlearn.commands.unlearn_steps import appearing, applied, receipt_of
 from gen_unlearn.ledger import append_line
 from gen_unlearn.manifest import UnlearningRecord
 from gen_unlearn.methods.diffusion.denoising import DenoisingModel
-from gen_unlearn.methods.method import Unlearned, unlearn
+from gen_unlearn.methods.method import Unlearned
 from gen_unlearn.models.classifier import ParametricClassifier
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
 from gen_unlearn.pipelines.classification import ParametricPipeline
 from gen_unlearn.processes import process_state
 from gen_unlearn.receipts import DeletionReceipt
-from gen_unlearn.repro import digest_state, ids_to_hex, software_versions
+from gen_unlearn.repro import digest_state
 from gen_unlearn.runs import RunFolder, SavedModel
 from gen_unlearn.sealing import Tombstones
 from gen_unlearn.shards import sha256
@@ -43,7 +40,7 @@ _ARTEFACTS = {
 }
 
 
-def carry_out(plan: UnlearningPlan) -> tuple[RunFolder, DeletionReceipt]:
+def carry_out(plan: UnlearningPlan[RunFolder]) -> tuple[RunFolder, DeletionReceipt]:
     """Unlearn, and write the new run; return it, and its receipt, not sealed.
 
     It appears when it is complete: an error, or Ctrl-C, leaves nothing behind.
@@ -51,20 +48,10 @@ def carry_out(plan: UnlearningPlan) -> tuple[RunFolder, DeletionReceipt]:
     Raises:
         ValueError: the loss ran away, the weights did not move, or the method cannot work on this model.
     """
-    network, saved = _loaded(plan.run)
-    AcceleratorState._reset_state()  # Each run has its own precision.
-    accelerator = Accelerator(mixed_precision=plan.run.recipe.training.mixed_precision)
-    staging = plan.out.with_name(f".{plan.out.name}.unfinished")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        done = unlearn(plan.method, network, plan.data, accelerator=accelerator, seed=plan.seed)
-        _require_same_shape(plan.name, network, done.model)
+    network, saved = _loaded(plan.origin)
+    with appearing(plan.out) as staging:
+        done = applied(plan, network, plan.origin.recipe.training.mixed_precision)
         receipt = _write(plan, done, saved(done.model), staging)
-        staging.rename(plan.out)
-        flush_folder(plan.out.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return RunFolder.open(plan.out), receipt
 
 
@@ -90,20 +77,15 @@ def _loaded(run: RunFolder) -> tuple[nn.Module, Callable[[nn.Module], SavedModel
     return model.to(process_state().device), saved_generator
 
 
-def _require_same_shape(name: str, before: nn.Module, after: nn.Module) -> None:
-    """Refuse a result that is another network than the one it was made from, as it could not be loaded."""
-    shapes = [{key: value.shape for key, value in model.state_dict().items()} for model in (before, after)]
-    if shapes[0] != shapes[1] or type(before) is not type(after):
-        raise ValueError(f"{name} returned another network than it was given; such a run cannot be written")
-
-
 def _digest(model: nn.Module) -> str:
     return digest_state((model.network if isinstance(model, DenoisingModel) else model).state_dict())
 
 
-def _write(plan: UnlearningPlan, done: Unlearned, model: SavedModel, staging: Path) -> DeletionReceipt:
+def _write(
+    plan: UnlearningPlan[RunFolder], done: Unlearned, model: SavedModel, staging: Path
+) -> DeletionReceipt:
     """Write all files of the new run to a folder."""
-    run, new = plan.run, RunFolder(staging)
+    run, new = plan.origin, RunFolder(staging)
     before = run.manifest.training
     assert before is not None, "an opened run is trained"
     tombstones = Tombstones.of(plan.forget, run.key)
@@ -132,23 +114,14 @@ def _write(plan: UnlearningPlan, done: Unlearned, model: SavedModel, staging: Pa
     return receipt
 
 
-def _receipt(plan: UnlearningPlan, new: RunFolder, seconds: float) -> DeletionReceipt:
+def _receipt(plan: UnlearningPlan[RunFolder], new: RunFolder, seconds: float) -> DeletionReceipt:
     origin = (
         "the run that this one was made from, which is as it was: weights that were trained on the images"
     )
-    return DeletionReceipt(
-        artefact=_ARTEFACTS[plan.run.recipe.task],
-        level="approximate",
-        reason=plan.forget.reason,
-        ids=tuple(ids_to_hex(plan.forget.ids)),
-        forget_digest=plan.forget.digest,
-        removed=len(plan.data.forget),
-        removed_per_class=plan.per_class,
-        remaining=len(plan.data.retain),
-        digest_before=plan.run.state_digest(),
-        digest_after=new.state_digest(),
-        seconds=seconds,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=software_versions(),
+    return receipt_of(
+        plan,
+        _ARTEFACTS[plan.origin.recipe.task],
+        (plan.origin.state_digest(), new.state_digest()),
+        seconds,
         left=(*remaining(new), origin),
     )

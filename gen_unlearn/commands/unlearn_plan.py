@@ -1,15 +1,16 @@
-"""Plan approximate unlearning: which run, which method, which images. Nothing is written."""
+"""Plan approximate unlearning: of what, by which method, of which images. Nothing is written."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from gen_unlearn.commands.requests import ForgetRequest
+from gen_unlearn.commands.unet_checkpoint import UNetCheckpoint
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.methods.classification.table import build_method as classification_method
@@ -20,22 +21,24 @@ from gen_unlearn.processes import process_state
 from gen_unlearn.recipes import apply_override, recipe_adapter
 from gen_unlearn.runs import RunFolder
 
+Origin = TypeVar("Origin", bound=RunFolder | UNetCheckpoint)
+
 
 @dataclass(frozen=True)
-class UnlearningPlan:
+class UnlearningPlan(Generic[Origin]):
     """What is to be done; making one checks that it can be.
 
     Attributes:
-        run: the trained run.
+        origin: the trained run, or the checkpoint.
         name: of the method.
         method: with its settings.
         forget: what to forget.
         data: the same images with their pixels, and the other training images.
-        out: folder of the new run.
+        out: the folder to write, of the same kind.
         seed: of everything random in the method.
     """
 
-    run: RunFolder
+    origin: Origin
     name: str
     method: UnlearningMethod
     forget: ForgetSet
@@ -46,20 +49,23 @@ class UnlearningPlan:
     def __post_init__(self) -> None:
         if "heldout" in self.method.needs:
             raise ValueError(
-                f"expected a method that needs no held-out images, got {self.name}: the only ones of "
-                f"{self.run.path} are those it is judged by; choose another method"
+                f"expected a method that needs no held-out images, got {self.name}: {self.origin.path} has "
+                "none, or only those it is judged by; choose another method"
             )
         if not len(self.data.retain):
             raise ValueError(
-                f"expected images that are retained, got none: all of {self.run.path} are to be forgotten; "
-                "delete the run"
+                f"expected images that are retained, got none: all of {self.origin.path} are to be "
+                "forgotten; delete it"
             )
         if self.out.exists() or self.out.is_symlink():
-            raise ValueError(
-                f"expected a new folder for the run, got {self.out}, which exists; choose another"
-            )
+            raise ValueError(f"expected a new folder, got {self.out}, which exists; choose another --out")
         if (processes := process_state().num_processes) > 1:
             raise ValueError(f"unlearning runs in one process so far, got {processes}")
+
+    @property
+    def kind(self) -> str:
+        """What is unlearned and written: a ``"run"`` or a ``"checkpoint"``."""
+        return "run" if isinstance(self.origin, RunFolder) else "checkpoint"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -76,8 +82,10 @@ class UnlearningPlan:
 
     def facts(self) -> dict[str, Any]:
         """Return what would be done, for people and for ``--json``."""
+        data = {"data": self.origin.source} if isinstance(self.origin, UNetCheckpoint) else {}
         return {
-            "run": str(self.run.path),
+            self.kind: str(self.origin.path),
+            **data,
             "out": str(self.out),
             "method": self.name,
             "settings": self.settings,
@@ -89,33 +97,46 @@ class UnlearningPlan:
 
 
 def plan_unlearning(
-    run: RunFolder, name: str, overrides: Sequence[str], request: ForgetRequest, out: Path, seed: int = 0
-) -> UnlearningPlan:
+    origin: Origin, name: str, overrides: Sequence[str], request: ForgetRequest, out: Path, seed: int = 0
+) -> UnlearningPlan[Origin]:
     """Find the method and the images, and check that it can be done. Nothing is written.
 
     Args:
-        run: a class-conditional generator or a parametric classifier.
+        origin: a run of a class-conditional generator or of a parametric classifier, or a checkpoint.
         name: of the method.
         overrides: settings of it, such as ``steps=100``.
         request: what to forget; `like`, `near_duplicates` and `skip_unknown` are not asked for here.
-        out: folder of the new run.
+        out: the folder to write.
         seed: of everything random in the method.
 
     Raises:
         ValueError: images can be deleted from the run exactly, it was unlearned before or is an oracle; there
-            is no such method or setting; nothing to forget, or something that the run was not trained on; the
-            source has changed since the training; or `out` exists.
+            is no such method or setting; nothing to forget, or something that is no training image; the
+            run's source has changed since the training, or that of a checkpoint does not fit; `out` exists,
+            or lies in the checkpoint.
     """
-    require_parametric(run)
-    method = method_of(run, name, overrides)
+    classifies = False
+    if isinstance(origin, RunFolder):
+        require_parametric(origin)
+        classifies = origin.recipe.task == "classification"
+    elif out.resolve().is_relative_to(origin.path.resolve()) and not out.exists():
+        raise ValueError(f"expected a folder outside of {origin.path}, got {out}; choose another --out")
+    build = classification_method if classifies else diffusion_method
+    method = build(name, _settings(overrides))
+    train = origin.load_images() if isinstance(origin, UNetCheckpoint) else _images_of(origin)
+    forget = find(train, request)
+    return UnlearningPlan(origin, name, method, forget, divided(train, forget), out, seed)
+
+
+def _images_of(run: RunFolder) -> IndexedImages:
+    """Return the images that a run was trained on."""
     train = run.split_core(run.load_split().train).core
     if run.key.seal("data", train.digest) != run.manifest.data_digest:
         raise ValueError(
             f"expected the images that {run.path} was trained on at {run.recipe.data.source}, got others; "
             "put them back: they are what is retained"
         )
-    forget = find(train, request)
-    return UnlearningPlan(run, name, method, forget, divided(train, forget), out, seed)
+    return train
 
 
 def require_parametric(run: RunFolder) -> None:
@@ -140,17 +161,14 @@ def require_parametric(run: RunFolder) -> None:
         )
 
 
-def method_of(run: RunFolder, name: str, overrides: Sequence[str]) -> UnlearningMethod:
-    """Return a method for the kind of model of a run.
-
-    Raises:
-        ValueError: there is none of the name, or it has no such setting.
-    """
+def _settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return settings of a method, such as ``steps=100``, as YAML gives them."""
     settings: dict[str, Any] = {}
     for override in overrides:
+        if not override.partition("=")[1]:
+            raise ValueError(f"expected --set setting=value, such as --set lr=1e-4, got {override!r}")
         apply_override(settings, override)
-    build = classification_method if run.recipe.task == "classification" else diffusion_method
-    return build(name, settings)
+    return settings
 
 
 def find(train: IndexedImages, request: ForgetRequest) -> ForgetSet:
