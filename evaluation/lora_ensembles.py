@@ -18,7 +18,7 @@ import argparse
 import json
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -59,10 +59,10 @@ LARGEST = "ensemble, n=100, k=1"
 ONCE = ("SPM with public core", "DDPM of all images")
 """What is measured with the first seed alone."""
 
-RATES = {
-    JOINT: (3e-4, 1e-3, 3e-3, 1e-2),
-    LARGEST: (3e-4, 1e-3, 3e-3, 1e-2),
-    "full fine-tune": (3e-4, 1e-3),
+Rates = Mapping[str, Sequence[float]]
+RATES: dict[DivisionName, Rates] = {
+    "images": {JOINT: (3e-4, 1e-3, 3e-3), LARGEST: (3e-4, 1e-3, 3e-3), "full fine-tune": (3e-4, 1e-3)},
+    "classes": {JOINT: (1e-3, 3e-3, 1e-2), LARGEST: (1e-3, 3e-3, 1e-2), "full fine-tune": (3e-4, 1e-3)},
 }
 """Learning rates to choose from."""
 
@@ -94,8 +94,8 @@ class Settings:
 SETTINGS: dict[DivisionName, Settings] = {
     "images": Settings(
         epochs=40,
-        adapters=LoraConfig(batch_size=8, learning_rate=3e-3, stack=1),
-        joint=LoraConfig(batch_size=32, learning_rate=1e-3, stack=1),
+        adapters=LoraConfig(batch_size=8, learning_rate=3e-4, stack=1),
+        joint=LoraConfig(batch_size=32, learning_rate=3e-3, stack=1),
         fine_tune=TrainingConfig(batch_size=60, learning_rate=3e-4, warmup_images=1000),
     ),
     "classes": Settings(
@@ -125,7 +125,8 @@ def main() -> None:
     torch.set_num_threads(1)
     plan, settings = Plan(images=arguments.images), SETTINGS[arguments.division]
     if arguments.tuned is not None:
-        settings = chosen(settings, json.loads(arguments.tuned.read_text(encoding="utf-8")))
+        tuned = json.loads(arguments.tuned.read_text(encoding="utf-8"))
+        settings = chosen(settings, RATES[arguments.division], tuned)
     kind = "lora_tuning" if arguments.tune else "lora_ensembles"
     path = arguments.result or ROOT / "results" / f"{kind}_{arguments.division}.json"
     result = _head(arguments, settings, plan)
@@ -135,7 +136,8 @@ def main() -> None:
             world = load_world(
                 arguments.division, seed, arguments.out, arguments.overrides, tuning=arguments.tune
             )
-            for row in _rows(world, settings, plan, arguments.tune):
+            rates = RATES[arguments.division] if arguments.tune else None
+            for row in _rows(world, settings, plan, rates):
                 rows.append({"seed": seed, **row})
                 result |= {"summary": summary(rows), "rows": rows}
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,26 +178,37 @@ def with_rate(settings: Settings, name: str, rate: float) -> Settings:
             return replace(settings, adapters=replace(settings.adapters, learning_rate=rate))
 
 
-def candidates(settings: Settings) -> Iterator[tuple[str, Build]]:
-    """Yield what learning rates are chosen from."""
-    for name, rates in RATES.items():
-        for rate in rates:
+def candidates(settings: Settings, rates: Rates) -> Iterator[tuple[str, Build]]:
+    """Yield what learning rates are chosen from, and the backbone."""
+    yield "backbone alone", plain_backbone
+    for name, own in rates.items():
+        for rate in own:
             yield f"{name}, rate {rate:g}", dict(systems(with_rate(settings, name, rate)))[name]
 
 
-def chosen(settings: Settings, tuned: dict[str, Any]) -> Settings:
+def chosen(settings: Settings, rates: Rates, tuned: dict[str, Any]) -> Settings:
     """Return settings with the learning rates that had the smallest distances in a result of `--tune`."""
-    for name, rates in RATES.items():
-        distances = [tuned["summary"][f"{name}, rate {rate:g}"]["frechet"]["mean"] for rate in rates]
-        settings = with_rate(settings, name, rates[distances.index(min(distances))])
+    for name, own in rates.items():
+        distances = [tuned["summary"][f"{name}, rate {rate:g}"]["frechet"]["mean"] for rate in own]
+        settings = with_rate(settings, name, own[distances.index(min(distances))])
     return settings
 
 
-def _rows(world: World, settings: Settings, plan: Plan, tuning: bool) -> Iterator[dict[str, Any]]:
-    """Measure one generator after the other; the first row is that of real images."""
+def _rows(
+    world: World, settings: Settings, plan: Plan, rates: Rates | None = None
+) -> Iterator[dict[str, Any]]:
+    """Measure one generator after the other; the first row is that of real images.
+
+    Args:
+        world: what all share.
+        settings: how they are trained.
+        plan: how much is measured.
+        rates: to choose from; by default the comparison with the settings as they are.
+    """
+    tuning = rates is not None
     yield {"name": "real images", **floor(world)}
     first = world.config.seed == 0
-    for name, build in candidates(settings) if tuning else systems(settings):
+    for name, build in systems(settings) if rates is None else candidates(settings, rates):
         if name in ONCE and not first:
             continue
         system = build(world)

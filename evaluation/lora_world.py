@@ -43,7 +43,7 @@ DIVISIONS: dict[DivisionName, CoreConfig] = {
 }
 """How the training images are divided into public and deletable ones."""
 
-_FOR_TUNING = 0.25
+_FOR_TUNING = 0.125
 _ROUTER_IMAGES = 15_000
 
 
@@ -131,12 +131,13 @@ def load_world(
         seed: of the trainings.
         folder: where backbones are kept.
         overrides: of the recipe of the backbone.
-        tuning: hold out a part of the training images in the place of the test images, to choose settings by.
+        tuning: hold out a part of the training images in the place of the test images, to choose settings by;
+            another part with every seed.
     """
     config = load_config(ROOT / "configs" / "digits_ddpm.yaml", [*overrides, f"seed={seed}"])
     split, core = load_split(config.data), DIVISIONS[division]
     if tuning:
-        split = stratified_split(split.train, _FOR_TUNING, seed=1)
+        split = stratified_split(split.train, _FOR_TUNING, seed=1 + seed)
     parts = split_core(split.train, core)
     classes = tuple(split.train.class_index(name) for name in core.unseen_classes or split.train.class_names)
     judge = train_judge(

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import parse_flag_from_env
+
+_DEVICE = "ACCELERATE_TORCH_DEVICE"
+_KEEP_GROUP = "FORK_LAUNCHED"
+"""With it, `Accelerator.end_training` does not destroy the group of processes."""
+
+_MEETING = ("MASTER_ADDR", "MASTER_PORT")
+_PLACES = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    *("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    *("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_LOCAL_RANK"),
+    *("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"),
+)
+"""What launchers say of a process, and accelerate 1.15 reads (`accelerate.utils.environment`)."""
 
 
 def process_state() -> PartialState:
@@ -19,3 +37,52 @@ def process_state() -> PartialState:
         "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     )
     return PartialState(cpu=cpu)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Count this process as the only one, on the device that it has in its group; put the group back after.
+
+    A model that is trained within is trained whole by this process: nothing is wrapped for a group, waited
+    for or gathered, so that processes can train different models, or none; the end of a training leaves the
+    group as it is. Accelerators that were made outside stay in the group, and those made within are for use
+    within. What is asked of `torch.distributed` itself still reaches the group. The setting belongs to the
+    whole process, with all of its threads, and may be nested.
+    """
+    device = str(process_state().device)
+    hidden = dict.fromkeys((*_PLACES, *_MEETING))
+    with ExitStack() as settings:
+        settings.enter_context(_environment({**hidden, _DEVICE: device, _KEEP_GROUP: "1"}))
+        for state in (PartialState, AcceleratorState, GradientState):
+            settings.enter_context(_forgotten(state))
+        yield
+
+
+@contextmanager
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Set variables of the environment, or take away those that are `None`; put all back."""
+    before = {name: os.environ.get(name) for name in values}
+    _set(values)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def _forgotten(state: type) -> Iterator[None]:
+    """Let a class whose objects share one state begin with none; those that there are keep theirs."""
+    shared = vars(state)["_shared_state"]  # On a TPU it is a descriptor, which reading it would hide.
+    state._shared_state = {}  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        state._shared_state = shared  # type: ignore[attr-defined]

@@ -1,66 +1,14 @@
-"""Every metric of the classification benchmark by id: what it is, its direction, how far to trust it."""
+"""Every metric of the benchmarks by id: what it is, its direction, how far to trust it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
-Tier: TypeAlias = Literal["A", "B", "C", "D"]
-Role: TypeAlias = Literal["level", "distance", "score", "cost"]
-Direction: TypeAlias = Literal["retrain", "lower", "higher"]
+from gen_unlearn.benchmark.definitions import TIERS, Direction, MetricDefinition, Role, Tier
+from gen_unlearn.benchmark.generation.catalogue import generation_metrics
 
-TIERS: dict[Tier, str] = {
-    "A": "attacks and distances by sample over pools of models: the strongest evidence",
-    "B": "needs four to eight retrained models",
-    "C": "necessary, not sufficient: paired accuracies, and population attacks against retraining's",
-    "D": "for comparison with published tables only",
-}
-"""Trust tier -> what it says."""
-
-_DIRECTIONS: dict[Role, Direction] = {
-    "level": "retrain",
-    "distance": "lower",
-    "score": "higher",
-    "cost": "lower",
-}
-
-
-@dataclass(frozen=True)
-class MetricDefinition:
-    """What one metric is.
-
-    Attributes:
-        id: name in rows and tables; ``*`` stands for any number.
-        definition: what is measured, in a sentence.
-        unit: ``%``, ``points``, ``nats``, ``s`` or nothing.
-        role: a `level` is to equal the retrained model's; a `distance` to it is to be small; a `score` is to
-            be large; a `cost` is paid.
-        tier: how far to trust it, see `TIERS`.
-        set: which samples it is measured on.
-        needs: what has to be at hand.
-        version: raised whenever the values change.
-    """
-
-    id: str
-    definition: str
-    unit: str
-    role: Role
-    tier: Tier
-    set: str
-    needs: tuple[str, ...] = ("logits",)
-    version: int = 1
-
-    @property
-    def direction(self) -> Direction:
-        """Where the best value lies: at the retrained model's, low or high."""
-        return _DIRECTIONS[self.role]
-
-    @property
-    def needs_floor(self) -> bool:
-        """Say whether a value means nothing without that of a second retrained model."""
-        return self.role in ("distance", "score")
+__all__ = ["CATALOGUE", "TIERS", "Direction", "MetricDefinition", "Role", "Tier", "metric_definition"]
 
 
 def metric_definition(metric: str) -> MetricDefinition:
@@ -204,7 +152,15 @@ def _functional() -> Iterable[MetricDefinition]:
 
 CATALOGUE: dict[str, MetricDefinition] = {
     metric.id: metric
-    for family in (_accuracies, _compatibility, _attacks, _pools, _outputs, _functional)
+    for family in (
+        _accuracies,
+        _compatibility,
+        _attacks,
+        _pools,
+        _outputs,
+        _functional,
+        generation_metrics,
+    )
     for metric in family()
 }
 """Id -> definition of every metric."""

@@ -1,4 +1,4 @@
-"""Plots of a benchmark: privacy against utility against cost, one point for each method."""
+"""Plots of a benchmark: privacy and forgetting against utility against cost, one point for each method."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ PRIVACY = (
     "mia_pop.margin.auc",
     "mia_pop.loss.auc",
     "mia_pop.confidence.auc",
+    "mia.lira.auc",
+    "mia.pia.auc",
+    "mia.loss.auc",
 )
 """Metrics that stand for privacy in a plot: the first that was measured is taken."""
 
-UTILITY = ("gap.acc.test", "gap.acc.heldout")
-GAP = ("avg_gap.optml", "gap.acc.forget", "gap.acc.test")
+UTILITY = ("gap.acc.test", "gap.acc.heldout", "fd.test")
+GAP = ("avg_gap.optml", "gap.acc.forget", "gap.acc.test", "fd.retrained")
+FORGETTING = ("recognised.forgotten", "extracted.forget")
 COST = ("cost.passes", "cost.seconds")
 
 KIND_VARIABLES: dict[Kind, str] = {"reference": "before", "method": "after", "design": "extra-1"}
@@ -60,12 +64,15 @@ class BenchmarkPlot:
 
 
 def benchmark_plots(summary: SetSummary) -> list[BenchmarkPlot]:
-    """Draw what was measured of privacy against utility, gap against cost, and privacy against cost."""
+    """Draw what was measured of privacy and of forgetting against utility and cost, and gap against cost."""
     privacy, utility, gap, cost = (_first(summary, ids) for ids in (PRIVACY, UTILITY, GAP, COST))
+    forgetting = _first(summary, FORGETTING)
     wanted = (
         ("Privacy against utility", utility, privacy),
         ("Gap to retraining against cost", cost, gap),
         ("Privacy against cost", cost, privacy),
+        ("Forgetting against utility", utility, forgetting),
+        ("Forgetting against cost", cost, forgetting),
     )
     plots = []
     for heading, across, up in wanted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -12,11 +11,10 @@ from typing import Any, Literal
 from gen_unlearn.benchmark.catalogue import metric_definition
 from gen_unlearn.benchmark.classifier_training import TrainingRecipe
 from gen_unlearn.benchmark.designs import DesignKind, build_design
+from gen_unlearn.benchmark.entries import MethodEntry, SearchConfig, require_distinct
 from gen_unlearn.benchmark.forget_sets import ForgetSetConfig
 from gen_unlearn.benchmark.networks import NetworkConfig
-from gen_unlearn.benchmark.selection import Rule
 from gen_unlearn.benchmark.splits import SplitConfig
-from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED, SECOND_RETRAINED
 from gen_unlearn.data import DataConfig
 from gen_unlearn.methods.classification.table import build_method
 from gen_unlearn.metrics.margins import ScoreName
@@ -49,28 +47,6 @@ class ForgetEntry:
 
 
 @dataclass(frozen=True)
-class MethodEntry:
-    """One method of a benchmark.
-
-    Attributes:
-        method: its name in the table of methods.
-        settings: hyper-parameters that differ from its defaults.
-        name: of its row; the method's name by default.
-        sets: names of the forget sets it is run on; all by default.
-    """
-
-    method: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    name: str | None = None
-    sets: tuple[str, ...] | None = None
-
-    @property
-    def row(self) -> str:
-        """Name of its row."""
-        return self.name or self.method
-
-
-@dataclass(frozen=True)
 class DesignEntry:
     """One model that is designed to forget.
 
@@ -90,32 +66,6 @@ class DesignEntry:
     def row(self) -> str:
         """Name of its row."""
         return self.name or self.design
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """How hyper-parameters are searched: the same sampler, and as many trials, for every method.
-
-    Attributes:
-        trials: of each method, "do nothing" not counted; 0 to take the settings of the recipe.
-        pilot_seeds: training seeds of the pilots, which share nothing with the reported ones.
-        rule: how a trial is selected, see `gen_unlearn.benchmark.selection`.
-        tolerance: points of accuracy, see there.
-        seed: of the sampler.
-    """
-
-    trials: int = 0
-    pilot_seeds: int = 3
-    rule: Rule = "forget_within_tolerance"
-    tolerance: float = 2.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.trials < 0 or self.pilot_seeds < 1:
-            raise ValueError(
-                f"expected trials of at least 0 and pilot_seeds of at least 1, got {self.trials} and "
-                f"{self.pilot_seeds}"
-            )
 
 
 @dataclass(frozen=True)
@@ -201,21 +151,9 @@ class BenchmarkRecipe:
             )
         if self.cap is not None and not self.cap > 0:
             raise ValueError(f"expected a cap above 0, or none, got {self.cap}")
-        known = [entry.name for entry in self.forget_sets]
         entries: tuple[MethodEntry | DesignEntry, ...] = (*self.methods, *self.designs)
-        rows = [entry.row for entry in entries]
-        for what, names in (("methods and designs", rows), ("forget_sets", known)):
-            twice = [name for name, count in Counter(names).items() if count > 1]
-            if twice:
-                raise ValueError(f"expected distinct names of {what}, got {twice[0]} twice; set a name")
-        if taken := [name for name in rows if name in (ORIGINAL, RETRAINED, SECOND_RETRAINED)]:
-            raise ValueError(f"{taken[0]} is the name of a reference model; set another name")
-        if not known:
-            raise ValueError("expected at least one of forget_sets, got none")
-        for entry in entries:
-            unknown = [name for name in entry.sets or () if name not in known]
-            if unknown:
-                raise ValueError(f"{entry.row}: expected sets among {', '.join(known)}, got {unknown[0]}")
+        rows = [(entry.row, entry.sets) for entry in entries]
+        require_distinct([entry.name for entry in self.forget_sets], rows)
         for method in self.methods:
             build_method(method.method, method.settings)
         for design in self.designs:

@@ -13,12 +13,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from gen_unlearn.benchmark.entries import MethodEntry
 from gen_unlearn.benchmark.functional import Functional
 from gen_unlearn.benchmark.measures import Context, Metrics, measure
 from gen_unlearn.benchmark.networks import BenchmarkNetwork
 from gen_unlearn.benchmark.predictions import Logits, read_logits, save_logits
 from gen_unlearn.benchmark.prepared_sets import PreparedSet
-from gen_unlearn.benchmark.recipe import BenchmarkRecipe, MethodEntry
+from gen_unlearn.benchmark.recipe import BenchmarkRecipe
 from gen_unlearn.benchmark.rows import FAILURES, SCHEMA, Row, RowFolder, reason_of
 from gen_unlearn.benchmark.search import Searched
 from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from accelerate import Accelerator, PartialState
 
 from gen_unlearn.adapters.one_thread import one_thread
 from gen_unlearn.atomic import write_text
+from gen_unlearn.benchmark.classifier_search import search_settings
 from gen_unlearn.benchmark.design_work import DesignTask, design_rows, measure_design, train_design
+from gen_unlearn.benchmark.entries import MethodEntry
 from gen_unlearn.benchmark.page import render_benchmark
-from gen_unlearn.benchmark.predictions import read_logits
+from gen_unlearn.benchmark.pools import measure_pool
+from gen_unlearn.benchmark.predictions import Logits, MeasuredSets, read_logits
 from gen_unlearn.benchmark.prepared_sets import (
     MEMORISATION_MODELS,
     ROLES,
@@ -20,19 +22,17 @@ from gen_unlearn.benchmark.prepared_sets import (
     needs_scores,
     prepare_sets,
 )
-from gen_unlearn.benchmark.recipe import BenchmarkRecipe, DesignEntry, MethodEntry
+from gen_unlearn.benchmark.recipe import BenchmarkRecipe, DesignEntry
 from gen_unlearn.benchmark.row_work import Bench, RowTask, predict_references, run_task
 from gen_unlearn.benchmark.rows import Row, write_lines
-from gen_unlearn.benchmark.search import Searched, search_settings
-from gen_unlearn.benchmark.summarising import summarise_set
+from gen_unlearn.benchmark.search import Searched
+from gen_unlearn.benchmark.sharing import share
+from gen_unlearn.benchmark.summarising import PoolMeasure, summarise_set
 from gen_unlearn.benchmark.summary import BenchmarkSummary
 from gen_unlearn.benchmark.table import markdown_benchmark
 from gen_unlearn.benchmark.trained_models import ModelPool, untrained
 from gen_unlearn.methods.classification.table import METHODS
 from gen_unlearn.processes import process_state
-from gen_unlearn.progress import progress_bar
-
-T = TypeVar("T")
 
 
 def run_benchmark(recipe: BenchmarkRecipe, out: Path) -> BenchmarkSummary:
@@ -63,11 +63,11 @@ def run_benchmark(recipe: BenchmarkRecipe, out: Path) -> BenchmarkSummary:
         _train(sets, bench, process)
         searched = _search(sets, bench, process)
         tasks = [task for prepared in sets for task in _tasks(prepared, recipe, searched)]
-        _share(tasks, lambda task: run_task(task, bench), process, "measure", "row")
+        share(tasks, lambda task: run_task(task, bench), process, "measure", "row")
         designs = _design_tasks(sets, recipe)
-        _share(designs, lambda task: train_design(task, bench), process, "designs", "model")
+        share(designs, lambda task: train_design(task, bench), process, "designs", "model")
         process.wait_for_everyone()
-        _share(designs, lambda task: measure_design(task, bench), process, "measure", "design")
+        share(designs, lambda task: measure_design(task, bench), process, "measure", "design")
         process.wait_for_everyone()
         rows = [bench.rows.read(task.key(recipe)) for task in tasks]
         rows += [row for task in designs for row in design_rows(task, bench)]
@@ -126,9 +126,9 @@ def _train(sets: Sequence[PreparedSet], bench: Bench, process: PartialState) -> 
         pool, seeds = piece
         pool.train(seeds, bench.models, device)
 
-    _share(pieces, train, process, "train", "pool")
+    share(pieces, train, process, "train", "pool")
     process.wait_for_everyone()
-    _share(sets, lambda prepared: predict_references(prepared, bench), process, "predict", "set")
+    share(sets, lambda prepared: predict_references(prepared, bench), process, "predict", "set")
     process.wait_for_everyone()
 
 
@@ -148,7 +148,7 @@ def _search(
         return search_settings(entry, prepared, bench.recipe, bench.out, bench.accelerator)
 
     if bench.recipe.search.trials:
-        _share(pairs, search, process, "search", "method")
+        share(pairs, search, process, "search", "method")
         process.wait_for_everyone()
     return {(pair[0].entry.name, pair[1].row): search(pair) for pair in pairs}
 
@@ -201,7 +201,7 @@ def _summary(
             if row.status == "ok"
         }
         chosen = {row: one for (of, row), one in searched.items() if of == name}
-        found.append(summarise_set(name, by_name, logits, prepared.sets, chosen))
+        found.append(summarise_set(name, by_name, chosen, _pool_measure(logits, prepared.sets)))
     return BenchmarkSummary(
         recipe.name,
         recipe.digest,
@@ -212,15 +212,11 @@ def _summary(
     )
 
 
-def _share(
-    work: Sequence[T], do: Callable[[T], object], process: PartialState, description: str, unit: str
-) -> None:
-    """Do the part of this process: every n-th piece, n being the number of processes."""
-    own = work[process.process_index :: process.num_processes]
-    with progress_bar(len(own), description, unit) as progress:
-        for piece in own:
-            do(piece)
-            progress.update()
+def _pool_measure(logits: Mapping[str, Logits], sets: MeasuredSets) -> PoolMeasure:
+    """Return what measures pools by the logits of their rows, which are given by key."""
+    return lambda own, target: measure_pool(
+        [logits[row.key] for row in own], [logits[row.key] for row in target], sets
+    )
 
 
 def _names(recipe: BenchmarkRecipe) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,13 @@ from accelerate import Accelerator
 from torch import nn
 
 from gen_unlearn.atomic import write_text
-from gen_unlearn.benchmark.classifier_training import logits_of
-from gen_unlearn.benchmark.prepared_sets import PreparedSet
-from gen_unlearn.benchmark.recipe import BenchmarkRecipe, MethodEntry, SearchConfig
+from gen_unlearn.benchmark.entries import MethodEntry, SearchConfig
 from gen_unlearn.benchmark.rows import FAILURES, reason_of
-from gen_unlearn.benchmark.selection import Accuracies, Trial, select_change, select_trial
-from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED
-from gen_unlearn.methods.classification.table import METHODS, build_method
-from gen_unlearn.methods.method import unlearn
+from gen_unlearn.benchmark.selection import Levels, Trial, select_change, select_trial
+from gen_unlearn.methods.build import method_of
+from gen_unlearn.methods.method import UnlearningMethod, unlearn
 from gen_unlearn.methods.search_space import sample_settings
-from gen_unlearn.metrics.classifier_accuracy import accuracy
+from gen_unlearn.methods.unlearn_data import UnlearnData
 from gen_unlearn.repro import derive_seed, digest_json
 
 
@@ -58,25 +55,53 @@ class Searched:
         return tuple(said)
 
 
-def search_settings(
-    entry: MethodEntry, prepared: PreparedSet, recipe: BenchmarkRecipe, out: Path, accelerator: Accelerator
+@dataclass(frozen=True, eq=False)
+class Pilots:
+    """Models that methods are tried on: of training seeds that are not reported.
+
+    Attributes:
+        seeds: training seeds.
+        original: returns the original of a seed, anew at every call.
+        retrained: returns the retrained model of a seed.
+        levels: how well a model does; sees no test images.
+        data: what methods see.
+        methods: the table of methods.
+        retraining_passes: of images through the network, to retrain it.
+        cap: most passes of a method, as a share of these; `None` for no limit.
+        decisive: JSON-able, what decides images and pilots.
+    """
+
+    seeds: tuple[int, ...]
+    original: Callable[[int], nn.Module]
+    retrained: Callable[[int], nn.Module]
+    levels: Callable[[nn.Module], Levels]
+    data: UnlearnData
+    methods: Mapping[str, type[UnlearningMethod]]
+    retraining_passes: int
+    cap: float | None
+    decisive: Sequence[Any]
+
+
+def search(
+    entry: MethodEntry, pilots: Pilots, config: SearchConfig, folder: Path, accelerator: Accelerator
 ) -> Searched:
     """Search the settings of a method on a forget set, or find what an earlier search chose.
 
-    A pilot is a training seed that is not reported; methods see it as they see any. Trials are judged by
-    accuracies on forgotten, retained and held-out images alone.
+    Args:
+        entry: the method.
+        pilots: what it is tried on.
+        config: how many trials, and the rule.
+        folder: where searches are kept.
+        accelerator: device and precision.
     """
-    if not recipe.search.trials:
+    if not config.trials:
         return Searched(entry.settings)
-    search = asdict(recipe.search)
-    pilots = [pool.key for pool in prepared.pilots.values()]
-    names = [prepared.entry.name, entry.row]
-    decisive = [*names, entry.method, entry.settings, search, prepared.digest, pilots, recipe.cap]
-    path = out / "search" / f"{digest_json(decisive)}.json"
+    decisive = [entry.row, entry.method, entry.settings, asdict(config), pilots.cap, *pilots.decisive]
+    path = folder / f"{digest_json(decisive)}.json"
     if path.is_file():
         return Searched(**json.loads(path.read_text(encoding="utf-8"))["chosen"])
-    tried = _try_all(entry, prepared, recipe, out, accelerator)
-    found = _chosen(entry, tried, recipe.search, path)
+    tried = _try_all(entry, pilots, config, accelerator)
+    found = _chosen(entry, tried, config, path)
     trials = [
         asdict(trial) | {"error": error} for trial, error in zip(tried.trials, tried.errors, strict=True)
     ]
@@ -92,7 +117,7 @@ class _Tried:
 
     trials: list[Trial]
     errors: list[str | None]
-    retrained: Accuracies
+    retrained: Levels
     passes: float
     seconds: float
 
@@ -112,54 +137,36 @@ def _chosen(entry: MethodEntry, tried: _Tried, search: SearchConfig, path: Path)
     return replace(found, settings=settings, infeasible=chosen.infeasible, do_nothing=nothing)
 
 
-def _try_all(
-    entry: MethodEntry, prepared: PreparedSet, recipe: BenchmarkRecipe, out: Path, accelerator: Accelerator
-) -> _Tried:
+def _try_all(entry: MethodEntry, pilots: Pilots, config: SearchConfig, accelerator: Accelerator) -> _Tried:
     """Run all trials on all pilots."""
-    folder, data, device = out / "models", prepared.case.unlearn_data(), accelerator.device
-    originals, oracles = prepared.pilots[ORIGINAL], prepared.pilots[RETRAINED]
-    starts = {seed: originals.load(folder, seed).to(device) for seed in originals.seeds}
-    nothing = _mean([_accuracies(model, prepared) for model in starts.values()])
-    retrained = _mean(
-        [_accuracies(oracles.load(folder, seed).to(device), prepared) for seed in oracles.seeds]
-    )
+    nothing = _mean([pilots.levels(pilots.original(seed)) for seed in pilots.seeds])
+    retrained = _mean([pilots.levels(pilots.retrained(seed)) for seed in pilots.seeds])
     trials, passes = [Trial(None, nothing)], 0.0
     errors: list[str | None] = [None]
-    whole = recipe.training.sample_passes(len(data.retain))
-    cap = None if recipe.cap is None else recipe.cap * whole
-    space = METHODS[entry.method].search_space()
+    cap = None if pilots.cap is None else pilots.cap * pilots.retraining_passes
+    space = pilots.methods[entry.method].search_space()
     searched = {name: kind for name, kind in space.items() if name not in entry.settings}
     started = time.perf_counter()
-    for drawn in sample_settings(searched, recipe.search.trials, recipe.search.seed, entry.method):
-        measured: list[Accuracies] = []
+    for drawn in sample_settings(searched, config.trials, config.seed, entry.method):
+        measured: list[Levels] = []
         try:
-            method = build_method(entry.method, {**entry.settings, **drawn})
-            for seed in starts:
+            method = method_of(pilots.methods, entry.method, {**entry.settings, **drawn})
+            for seed in pilots.seeds:
                 # Anew for every trial: a faulty method may change what it is given.
-                model = originals.load(folder, seed).to(device)
-                start = derive_seed(seed, "search")
-                result = unlearn(method, model, data, accelerator=accelerator, seed=start, cap=cap)
+                model, start = pilots.original(seed), derive_seed(seed, "search")
+                result = unlearn(method, model, pilots.data, accelerator=accelerator, seed=start, cap=cap)
                 passes += result.cost.passes
-                measured.append(_accuracies(result.model, prepared))
+                measured.append(pilots.levels(result.model))
         except FAILURES as error:  # A trial that runs away is a trial that failed, and counted.
             trials.append(Trial(drawn, None))
             errors.append(reason_of(error))
         else:
             trials.append(Trial(drawn, _mean(measured)))
             errors.append(None)
-    return _Tried(trials, errors, retrained, 100 * passes / whole, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return _Tried(trials, errors, retrained, 100 * passes / pilots.retraining_passes, seconds)
 
 
-def _accuracies(model: nn.Module, prepared: PreparedSet) -> Accuracies:
-    """Return the accuracies in percent that a selection may see; of a class, on held-out images of others."""
-    case = prepared.case
-    heldout = case.splits.heldout.select(~case.heldout_forgotten)
-    parts = (prepared.sets.images["forget"], prepared.sets.images["retain"], heldout)
-    found = [accuracy(logits_of(model, images), images.labels).value for images in parts]
-    return Accuracies(*found)
-
-
-def _mean(several: list[Accuracies]) -> Accuracies:
-    return Accuracies(
-        *(float(np.mean([getattr(one, name) for one in several])) for name in ("forget", "retain", "heldout"))
-    )
+def _mean(several: list[Levels]) -> Levels:
+    names = ("forget", "retain", "heldout")
+    return Levels(*(float(np.mean([getattr(one, name) for one in several])) for name in names))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gen_unlearn.benchmark.catalogue import metric_definition
-from gen_unlearn.benchmark.pools import measure_pool, pool_cell
-from gen_unlearn.benchmark.predictions import Logits, MeasuredSets
+from gen_unlearn.benchmark.pools import pool_cell
 from gen_unlearn.benchmark.prepared_sets import ROLES
 from gen_unlearn.benchmark.rows import Row
 from gen_unlearn.benchmark.search import Searched
@@ -27,30 +26,31 @@ BySeed = dict[str, dict[int, float]]
 _COSTS = ("passes", "seconds")
 
 
+PoolMeasure = Callable[[Sequence[Row], Sequence[Row]], Mapping[str, Estimate]]
+"""Measures the models of some rows, one of each seed, against those of others: metric -> value."""
+
+
 def summarise_set(
     name: str,
     rows: Mapping[str, Sequence[Row]],
-    logits: Mapping[str, Logits],
-    sets: MeasuredSets,
     searched: Mapping[str, Searched],
+    measure: PoolMeasure | None = None,
 ) -> SetSummary:
     """Summarise one forget set.
 
     Args:
         name: of the set.
         rows: row name -> its rows, of all seeds, failed ones too; in the order to show.
-        logits: row key -> logits of its model.
-        sets: the images.
         searched: row name -> what its search chose.
+        measure: of whole pools of models, unlearned against retrained ones; `None` for none.
     """
-    pools = {of: _pool(several, logits) for of, several in rows.items()}
-    targets = {"": _target("", rows, pools, sets)}
+    targets = {"": _target("", rows, measure)}
     for of, several in rows.items():
         if several[0].kind == "design":
-            targets[of] = _target(f"{of}, ", rows, pools, sets)
+            targets[of] = _target(f"{of}, ", rows, measure)
     digests = {row.digests["forget"] for several in rows.values() for row in several}
     methods = tuple(
-        _summarise_method(of, several, pools[of], targets.get(of, targets[""]), sets, searched.get(of))
+        _summarise_method(of, several, targets.get(of, targets[""]), searched.get(of), measure)
         for of, several in rows.items()
         if several[0].kind != "reference" or of in ROLES
     )
@@ -64,37 +64,30 @@ class _Target:
     Attributes:
         levels: metric -> training seed -> value of the retrained model.
         floors: metric -> training seed -> value of the second retrained one.
-        pool: logits of the retrained models.
+        pool: rows of the retrained models, one of each seed.
         pool_floors: metric of pools -> value of the second retrained ones.
     """
 
     levels: BySeed
     floors: BySeed
-    pool: Sequence[Logits]
+    pool: Sequence[Row]
     pool_floors: Mapping[str, Estimate]
 
 
-def _target(
-    prefix: str, rows: Mapping[str, Sequence[Row]], pools: Mapping[str, list[Logits]], sets: MeasuredSets
-) -> _Target:
+def _target(prefix: str, rows: Mapping[str, Sequence[Row]], measure: PoolMeasure | None) -> _Target:
     """Return the target that the retrained models with this prefix to their names are."""
-    first, second = f"{prefix}{RETRAINED}", f"{prefix}{SECOND_RETRAINED}"
-    pool = pools.get(first, [])
-    return _Target(
-        _by_seed(rows.get(first, ())),
-        _by_seed(rows.get(second, ())),
-        pool,
-        measure_pool(pools.get(second, []), pool, sets),
-    )
+    first, second = (rows.get(f"{prefix}{role}", ()) for role in (RETRAINED, SECOND_RETRAINED))
+    pool = _one_of_each_seed(first)
+    floors = {} if measure is None else measure(_one_of_each_seed(second), pool)
+    return _Target(_by_seed(first), _by_seed(second), pool, floors)
 
 
 def _summarise_method(
     name: str,
     rows: Sequence[Row],
-    pool: Sequence[Logits],
     target: _Target,
-    sets: MeasuredSets,
     searched: Searched | None,
+    measure: PoolMeasure | None,
 ) -> MethodSummary:
     done = [row for row in rows if row.status == "ok"]
     cells: dict[str, Cell] = {}
@@ -115,8 +108,9 @@ def _summarise_method(
                 spent.setdefault(row.seeds["train"], []).append(value)
         if spent:
             cells[f"cost.{cost}"] = summarise_cell(spent, None)
-    if name != RETRAINED:
-        for metric, found in measure_pool(pool, target.pool, sets).items():
+    if name != RETRAINED and measure is not None:
+        pool = _one_of_each_seed(rows)
+        for metric, found in measure(pool, target.pool).items():
             cells[metric] = pool_cell(found, target.pool_floors.get(metric), len(pool))
     first = rows[0]
     return MethodSummary(
@@ -140,10 +134,10 @@ def _by_seed(rows: Sequence[Row]) -> BySeed:
     return found
 
 
-def _pool(rows: Sequence[Row], logits: Mapping[str, Logits]) -> list[Logits]:
-    """Return the logits of one model of each training seed, ascending."""
-    first: dict[int, Logits] = {}
+def _one_of_each_seed(rows: Sequence[Row]) -> list[Row]:
+    """Return one row of each training seed that was measured, ascending."""
+    first: dict[int, Row] = {}
     for row in sorted(rows, key=lambda row: (row.seeds["train"], row.seeds["unlearn"])):
         if row.status == "ok":
-            first.setdefault(row.seeds["train"], logits[row.key])
+            first.setdefault(row.seeds["train"], row)
     return list(first.values())

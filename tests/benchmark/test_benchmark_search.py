@@ -13,9 +13,10 @@ from command_line import tree
 from tiny_benchmark import RANDOM, tiny_recipe
 
 from gen_unlearn.benchmark import prepared_sets
+from gen_unlearn.benchmark.classifier_search import search_settings
 from gen_unlearn.benchmark.prepared_sets import PreparedSet, prepare_sets
 from gen_unlearn.benchmark.recipe import BenchmarkRecipe
-from gen_unlearn.benchmark.search import Searched, search_settings
+from gen_unlearn.benchmark.search import Searched
 from gen_unlearn.benchmark.summary import ORIGINAL
 
 SEARCH = {"trials": 4, "pilot_seeds": 2, "tolerance": 100.0}
@@ -79,7 +80,7 @@ def test_some_trials_may_fail(tmp_path: Path) -> None:
     """A cap of half an epoch over which some drawn numbers of epochs go, and others do not."""
     found = search(tmp_path, {"method": "fine-tune"}, search=SEARCH | {"trials": 8}, cap=2.0)
     trials = report(tmp_path)["trials"]
-    failed = [trial for trial in trials if trial["accuracies"] is None]
+    failed = [trial for trial in trials if trial["levels"] is None]
     assert found.failed == len(failed)
     assert 0 < found.failed < 8
     assert found.error is None

@@ -40,7 +40,7 @@ def test_doing_nothing_can_win() -> None:
 
 
 def test_mean_gap_weighs_the_three_alike() -> None:
-    assert mean_gap(NOTHING.accuracies, RETRAINED) == pytest.approx((13.0 + 0.2 + 0.1) / 3)
+    assert mean_gap(NOTHING.levels, RETRAINED) == pytest.approx((13.0 + 0.2 + 0.1) / 3)
     trials = [NOTHING, trial(83.0, 96.0, 90.0), trial(85.0, 93.0, 91.5)]
     chosen = select_trial(trials, RETRAINED, "mean_gap")
     assert (chosen.index, chosen.infeasible) == (1, False)

@@ -1,0 +1,1 @@
+"""The generation benchmark: diffusion models that unlearn, and how they are compared."""

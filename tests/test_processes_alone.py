@@ -1,0 +1,148 @@
+"""A process of a group that works alone: it trains what it would without a group, and the group goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState, GradientState
+from command_line import CONFIGS, TINY_OVERRIDES
+
+from gen_unlearn.commands.fit import fit
+from gen_unlearn.config import RunConfig, load_config
+from gen_unlearn.data import load_digits_images
+from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
+from gen_unlearn.pipelines.loading import weights_digest
+from gen_unlearn.processes import alone, process_state
+
+ACCUMULATION = 2
+PATIENCE = timedelta(seconds=90)
+STEPS = (2, 5)
+"""Of the models of both processes: had they to meet after each step, one would wait for ever."""
+
+
+def _recipe(rank: int) -> RunConfig:
+    config = load_config(CONFIGS / "digits_ddpm.yaml", TINY_OVERRIDES)
+    return replace(config, seed=rank, training=replace(config.training, images=24 * STEPS[rank]))
+
+
+def _trained(rank: int) -> str:
+    """Train the model of a process; return the digest of its weights."""
+    pipeline = fit(_recipe(rank), load_digits_images())[0]
+    assert isinstance(pipeline, ClassConditionalDDPMPipeline)
+    return weights_digest(pipeline)
+
+
+def _place() -> list[int]:
+    state = process_state()
+    return [state.num_processes, state.process_index]
+
+
+def _environment_of(rank: int) -> dict[str, str]:
+    """Return what a launcher tells one of two processes."""
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": 1}
+    rest = {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return {name: str(value) for name, value in told.items()} | rest
+
+
+def _take_part(rank: int, folder: Path) -> dict[str, object]:
+    """Be one of two processes that meet in a folder: alone for a while, then with the other again."""
+    meeting = f"file://{folder}/rendezvous"
+    torch.distributed.init_process_group("gloo", meeting, PATIENCE, world_size=2, rank=rank)
+    try:
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATION)
+        found: dict[str, object] = {"before": _place()}
+        with alone():
+            found["within"] = _place()
+            found["trained"] = _trained(rank)
+            found["made within"] = Accelerator(gradient_accumulation_steps=1).num_processes
+        accelerator.wait_for_everyone()
+        told = _environment_of(rank)
+        found["told"] = {name: os.environ.get(name) for name in told} == told
+        found["after"] = _place()
+        found["gathered"] = accelerator.gather(torch.tensor([rank + 10])).tolist()
+        found["gradient"] = _gradient(accelerator, 4.0 * rank)
+        return found
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _gradient(accelerator: Accelerator, own: float) -> float:
+    """Return the gradient of a weight after the group's step, from what is this process's own."""
+    model = accelerator.prepare(torch.nn.Linear(1, 1, bias=False))
+    accelerator.backward(own * model(torch.ones(1, 1)).sum())
+    return float(model.module.weight.grad)
+
+
+def _second_process(_: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= _environment_of(1)
+    (folder / "second.json").write_text(json.dumps(_take_part(1, folder)))
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train here as the other process does, whatever there is, and leave no trace."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    for state in (PartialState, AcceleratorState, GradientState):
+        monkeypatch.setattr(state, "_shared_state", {})
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+def test_processes_of_a_group_train_alone_and_meet_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = torch.multiprocessing.spawn(_second_process, args=(tmp_path,), nprocs=1, join=False)
+    expected = [_trained(rank) for rank in (0, 1)]
+    assert expected[0] != expected[1]
+    for state in (PartialState, AcceleratorState, GradientState):
+        monkeypatch.setattr(state, "_shared_state", {})
+    for name, value in _environment_of(0).items():
+        monkeypatch.setenv(name, value)
+    found = [_take_part(0, tmp_path)]
+    while not other.join():
+        pass
+    found.append(json.loads((tmp_path / "second.json").read_text()))
+    for rank, of_process in enumerate(found):
+        assert of_process == {
+            "before": [2, rank],
+            "within": [1, 0],
+            "trained": expected[rank],
+            "made within": 1,
+            "told": True,
+            "after": [2, rank],
+            "gathered": [10, 11],
+            "gradient": 2.0 / ACCUMULATION,  # The mean of 0 and 4 over the accumulation.
+        }
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+def test_what_was_before_comes_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", "1234")
+    outer = Accelerator(cpu=True)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        _fail_alone(outer)
+    assert os.environ["MASTER_PORT"] == "1234"
+    assert "ACCELERATE_TORCH_DEVICE" not in os.environ
+    assert AcceleratorState().mixed_precision == outer.mixed_precision == "no"
+
+
+def _fail_alone(outer: Accelerator) -> None:
+    """Look around within, another precision and another time alone included, and fail."""
+    with alone():
+        assert "MASTER_PORT" not in os.environ
+        assert os.environ["ACCELERATE_TORCH_DEVICE"] == "cpu"
+        inner = Accelerator(cpu=True, mixed_precision="bf16")
+        with alone():
+            assert process_state().device.type == "cpu"
+        assert AcceleratorState().mixed_precision == inner.mixed_precision == "bf16"
+        assert outer.mixed_precision == "no"
+        raise RuntimeError("on purpose")
