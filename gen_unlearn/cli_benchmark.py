@@ -20,20 +20,20 @@ def benchmark(
     as_json: JsonOption = False,
 ) -> None:
     """Compare unlearning methods with retraining, under one protocol."""
-    from gen_unlearn.benchmark.recipe import load_benchmark
-    from gen_unlearn.benchmark.runner import failures, planned, run_benchmark
+    from gen_unlearn.benchmark.by_task import load_any, plan_any, run_any
+    from gen_unlearn.benchmark.results import failures
     from gen_unlearn.processes import process_state
     from gen_unlearn.training.checkpoint import TrainingInterruptedError
     from gen_unlearn.words import counted
 
-    recipe = load_benchmark(config, overrides or [])
+    recipe = load_any(config, overrides or [])
     if dry_run:
-        plan = planned(recipe)
+        plan = plan_any(recipe)
         parts = [counted(plan[part], part.removesuffix("s")) for part in ("models", "trials", "rows")]
         show(f"would train, search and measure {', '.join(parts)} into {out}", plan, as_json)
         return
     try:
-        summary = run_benchmark(recipe, out)
+        summary = run_any(recipe, out)
     except (KeyboardInterrupt, TrainingInterruptedError):
         raise KeyboardInterrupt(f"the same command goes on in {out}") from None
     if not process_state().is_main_process:

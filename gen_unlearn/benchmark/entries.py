@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from gen_unlearn.benchmark.selection import Rule
 from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED, SECOND_RETRAINED
@@ -80,3 +80,16 @@ def require_distinct(sets: Sequence[str], rows: Sequence[tuple[str, Sequence[str
     for name, own in rows:
         if unknown := [one for one in own or () if one not in sets]:
             raise ValueError(f"{name}: expected sets among {', '.join(sets)}, got {unknown[0]}")
+
+
+class OnSets(Protocol):
+    """A method or design of a recipe, and the forget sets that it is run on."""
+
+    @property
+    def sets(self) -> tuple[str, ...] | None:
+        """Names of forget sets; `None` for all."""
+
+
+def runs_on(entry: OnSets, forget_set: str) -> bool:
+    """Say whether a method or design is run on a forget set."""
+    return entry.sets is None or forget_set in entry.sets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -20,6 +20,7 @@ from gen_unlearn.benchmark.summary import (
     SetSummary,
 )
 from gen_unlearn.benchmark.table import SetTable, set_table, tie_letters
+from gen_unlearn.report.images import Picture
 
 _REGIMES = {
     "benchmark": "benchmark: hyper-parameters were chosen with retrained models of pilot seeds",
@@ -50,21 +51,37 @@ class SetView:
     summary: SetSummary
     table: SetTable
     plots: list[BenchmarkPlot]
+    sheets: Mapping[str, Picture]
 
 
-def render_benchmark(summary: BenchmarkSummary, metrics: Sequence[str], test: Test = "t") -> str:
+SheetsBySet = Mapping[str, Mapping[str, Picture]]
+"""Forget set -> row name -> a picture of samples."""
+
+
+def render_benchmark(
+    summary: BenchmarkSummary,
+    metrics: Sequence[str],
+    test: Test = "t",
+    sheets: SheetsBySet | None = None,
+) -> str:
     """Render the page of a benchmark as one HTML text that loads nothing from anywhere.
 
     Args:
         summary: what the benchmark found.
         metrics: ids of the columns, from left to right.
         test: the test behind the rankings.
+        sheets: samples of generators; `None` for none.
 
     Raises:
         ValueError: as `gen_unlearn.benchmark.table.set_table` does.
     """
     views = [
-        SetView(each, set_table(each, metrics, summary.regime, test), benchmark_plots(each))
+        SetView(
+            each,
+            set_table(each, metrics, summary.regime, test),
+            benchmark_plots(each),
+            (sheets or {}).get(each.forget_set, {}),
+        )
         for each in summary.sets
     ]
     return (

@@ -57,9 +57,7 @@ class Bench:
     @cached_property
     def environment(self) -> dict[str, str]:
         """Versions and hardware."""
-        device = self.accelerator.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-        return {**software_versions(), "device": f"{device.type}: {name}"}
+        return environment_of(self.accelerator)
 
     def model(self, prepared: PreparedSet, role: Role, seed: int) -> BenchmarkNetwork:
         """Return a trained reference model on the device."""
@@ -72,6 +70,13 @@ class Bench:
     def logits_file(self, key: str) -> Path:
         """Return where the logits of a row are kept."""
         return self.out / "logits" / f"{key}.safetensors"
+
+
+def environment_of(accelerator: Accelerator) -> dict[str, str]:
+    """Return versions and hardware, for rows and summaries."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {**software_versions(), "device": f"{device.type}: {name}"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,9 @@ from pathlib import Path
 from accelerate import Accelerator, PartialState
 
 from gen_unlearn.adapters.one_thread import one_thread
-from gen_unlearn.atomic import write_text
 from gen_unlearn.benchmark.classifier_search import search_settings
 from gen_unlearn.benchmark.design_work import DesignTask, design_rows, measure_design, train_design
-from gen_unlearn.benchmark.entries import MethodEntry
-from gen_unlearn.benchmark.page import render_benchmark
+from gen_unlearn.benchmark.entries import MethodEntry, runs_on
 from gen_unlearn.benchmark.pools import measure_pool
 from gen_unlearn.benchmark.predictions import Logits, MeasuredSets, read_logits
 from gen_unlearn.benchmark.prepared_sets import (
@@ -22,14 +20,14 @@ from gen_unlearn.benchmark.prepared_sets import (
     needs_scores,
     prepare_sets,
 )
-from gen_unlearn.benchmark.recipe import BenchmarkRecipe, DesignEntry
+from gen_unlearn.benchmark.recipe import BenchmarkRecipe
+from gen_unlearn.benchmark.results import begin_folder, rows_by_set, write_results
 from gen_unlearn.benchmark.row_work import Bench, RowTask, predict_references, run_task
-from gen_unlearn.benchmark.rows import Row, write_lines
+from gen_unlearn.benchmark.rows import Row
 from gen_unlearn.benchmark.search import Searched
 from gen_unlearn.benchmark.sharing import share
 from gen_unlearn.benchmark.summarising import PoolMeasure, summarise_set
 from gen_unlearn.benchmark.summary import BenchmarkSummary
-from gen_unlearn.benchmark.table import markdown_benchmark
 from gen_unlearn.benchmark.trained_models import ModelPool, untrained
 from gen_unlearn.methods.classification.table import METHODS
 from gen_unlearn.processes import process_state
@@ -51,11 +49,7 @@ def run_benchmark(recipe: BenchmarkRecipe, out: Path) -> BenchmarkSummary:
     """
     process = process_state()
     accelerator = Accelerator(cpu=process.device.type == "cpu")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"expected a folder to write, got the file {out}; name another one")
-    out.mkdir(parents=True, exist_ok=True)
-    if process.is_main_process:
-        write_text(out / "recipe.yaml", recipe.to_yaml())
+    begin_folder(recipe, out, process)
     with one_thread():
         with process.main_process_first():
             sets = prepare_sets(recipe, out)
@@ -73,31 +67,18 @@ def run_benchmark(recipe: BenchmarkRecipe, out: Path) -> BenchmarkSummary:
         rows += [row for task in designs for row in design_rows(task, bench)]
         summary = _summary(sets, rows, searched, bench)
     if process.is_main_process:
-        write_lines(out / "rows.jsonl", rows)
-        write_text(out / "summary.json", summary.as_json())
-        write_text(out / "table.md", markdown_benchmark(summary, recipe.measure.table))
-        write_text(out / "report.html", render_benchmark(summary, recipe.measure.table))
+        write_results(out, rows, summary, recipe.measure.table)
     process.wait_for_everyone()
     return summary
 
 
-def failures(summary: BenchmarkSummary) -> list[str]:
-    """Return which rows failed, and why."""
-    return [
-        f"{one.forget_set}, {method.name}, {reason}"
-        for one in summary.sets
-        for method in one.methods
-        for reason in method.failed
-    ]
-
-
 def planned(recipe: BenchmarkRecipe) -> dict[str, int]:
     """Return how much a benchmark computes: models to train, trials of searches, and rows."""
-    pairs = [(entry, name) for name in _names(recipe) for entry in recipe.methods if _runs_on(entry, name)]
+    pairs = [(entry, name) for name in _names(recipe) for entry in recipe.methods if runs_on(entry, name)]
     runs = sum(recipe.seeds * _unlearn_seeds(entry, recipe) for entry, _ in pairs)
     trials = recipe.search.trials * recipe.search.pilot_seeds * len(pairs)
     references = len(ROLES) * recipe.seeds * len(recipe.forget_sets)
-    designs = sum(_runs_on(entry, name) for name in _names(recipe) for entry in recipe.designs)
+    designs = sum(runs_on(entry, name) for name in _names(recipe) for entry in recipe.designs)
     return {
         "models": _models(recipe) + len(ROLES) * recipe.seeds * designs,
         "trials": trials,
@@ -140,7 +121,7 @@ def _search(
         (prepared, entry)
         for prepared in sets
         for entry in bench.recipe.methods
-        if _runs_on(entry, prepared.entry.name)
+        if runs_on(entry, prepared.entry.name)
     ]
 
     def search(pair: tuple[PreparedSet, MethodEntry]) -> Searched:
@@ -161,7 +142,7 @@ def _tasks(
     for seed in prepared.pools[ROLES[0]].seeds:
         tasks += [RowTask(prepared, seed, reference=role) for role in ROLES]
         for entry in recipe.methods:
-            if _runs_on(entry, name):
+            if runs_on(entry, name):
                 tasks += [
                     RowTask(prepared, seed, None, entry, searched[name, entry.row], run)
                     for run in range(_unlearn_seeds(entry, recipe))
@@ -175,7 +156,7 @@ def _design_tasks(sets: Sequence[PreparedSet], recipe: BenchmarkRecipe) -> list[
         DesignTask(prepared, entry, seed)
         for entry in recipe.designs
         for prepared in sets
-        if _runs_on(entry, prepared.entry.name)
+        if runs_on(entry, prepared.entry.name)
         for seed in prepared.pools[ROLES[0]].seeds
     ]
 
@@ -187,13 +168,10 @@ def _summary(
     bench: Bench,
 ) -> BenchmarkSummary:
     """Summarise all rows, forget set by forget set."""
-    recipe, found = bench.recipe, []
+    recipe, grouped, found = bench.recipe, rows_by_set(rows), []
     for prepared in sets:
         name = prepared.entry.name
-        by_name: dict[str, list[Row]] = {}
-        for row in rows:
-            if row.forget_set == name:
-                by_name.setdefault(row.name, []).append(row)
+        by_name = grouped.get(name, {})
         logits = {
             row.key: read_logits(bench.logits_file(row.key))
             for several in by_name.values()
@@ -221,10 +199,6 @@ def _pool_measure(logits: Mapping[str, Logits], sets: MeasuredSets) -> PoolMeasu
 
 def _names(recipe: BenchmarkRecipe) -> list[str]:
     return [entry.name for entry in recipe.forget_sets]
-
-
-def _runs_on(entry: MethodEntry | DesignEntry, forget_set: str) -> bool:
-    return entry.sets is None or forget_set in entry.sets
 
 
 def _unlearn_seeds(entry: MethodEntry, recipe: BenchmarkRecipe) -> int:

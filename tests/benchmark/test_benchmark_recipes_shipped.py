@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gen_unlearn.benchmark.by_task import load_any, plan_any
+from gen_unlearn.benchmark.generation.recipe import GenerationRecipe
 from gen_unlearn.benchmark.recipe import BenchmarkRecipe, load_benchmark
-from gen_unlearn.benchmark.runner import planned
 from gen_unlearn.methods.classification.table import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -19,14 +20,14 @@ RECIPES = sorted((ROOT / "configs" / "benchmarks").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_benchmark_recipe_loads_and_survives_being_written(path: Path, tmp_path: Path) -> None:
-    recipe = load_benchmark(path)
-    plan = planned(recipe)
+    recipe = load_any(path)
+    plan = plan_any(recipe)
     assert plan["models"] > 0
     assert plan["rows"] > 0
     written = tmp_path / "recipe.yaml"
     written.write_text(recipe.to_yaml(), encoding="utf-8")
-    assert load_benchmark(written) == recipe
-    assert load_benchmark(written).digest == recipe.digest
+    assert load_any(written) == recipe
+    assert load_any(written).digest == recipe.digest
     assert path.read_text(encoding="utf-8").startswith("# "), "says what it is"
 
 
@@ -36,12 +37,16 @@ def test_configs_readme_names_all_benchmark_recipes_and_no_others() -> None:
     assert len(named) >= 4
 
 
-def test_configs_readme_explains_every_key_of_a_benchmark() -> None:
-    section = EXPLAINED.partition("## Recipes of benchmarks")[2]
+@pytest.mark.parametrize(
+    ("heading", "kind"),
+    [("## Recipes of benchmarks", BenchmarkRecipe), ("## Benchmarks of generators", GenerationRecipe)],
+)
+def test_configs_readme_explains_every_key_of_a_benchmark(heading: str, kind: type) -> None:
+    section = EXPLAINED.partition(f"{heading}\n")[2].partition("\n## ")[0]
     explained = {
         re.split(r"[.\[]", key)[0] for key in re.findall(r"^\| `([a-z_.\[\]]+)`", section, re.MULTILINE)
     }
-    assert explained == {entry.name for entry in fields(BenchmarkRecipe)}
+    assert explained == {entry.name for entry in fields(kind)}
 
 
 def test_readme_lists_every_method() -> None:

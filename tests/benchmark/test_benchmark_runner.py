@@ -17,7 +17,8 @@ from tiny_benchmark import FINE_TUNE, RANDOM, TINY, rows_of, timeless, tiny_reci
 
 from gen_unlearn.benchmark import prepared_sets
 from gen_unlearn.benchmark.recipe import BenchmarkRecipe
-from gen_unlearn.benchmark.runner import failures, planned, run_benchmark
+from gen_unlearn.benchmark.results import failures
+from gen_unlearn.benchmark.runner import planned, run_benchmark
 from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED, SECOND_RETRAINED, BenchmarkSummary
 from gen_unlearn.methods.classification.fine_tune import FineTune
 from gen_unlearn.methods.classification.negative_gradient import NegGradPlus

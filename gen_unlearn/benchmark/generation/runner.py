@@ -1,0 +1,174 @@
+"""Run a benchmark of generators: train, search, unlearn, observe, measure, summarise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import Accelerator, PartialState
+
+from gen_unlearn.adapters.one_thread import one_thread
+from gen_unlearn.benchmark.entries import MethodEntry, runs_on
+from gen_unlearn.benchmark.generation.bench import GeneratorBench
+from gen_unlearn.benchmark.generation.design_work import GeneratorDesignTask, design_rows, observe_design
+from gen_unlearn.benchmark.generation.generators import GeneratorPool
+from gen_unlearn.benchmark.generation.pilots import search_settings
+from gen_unlearn.benchmark.generation.prepared import PreparedGenerators, prepare_generators
+from gen_unlearn.benchmark.generation.recipe import GenerationRecipe
+from gen_unlearn.benchmark.generation.row_work import GeneratorTask, observe_task, row_of
+from gen_unlearn.benchmark.prepared_sets import ROLES
+from gen_unlearn.benchmark.results import begin_folder, rows_by_set, write_results
+from gen_unlearn.benchmark.rows import Row
+from gen_unlearn.benchmark.search import Searched
+from gen_unlearn.benchmark.sharing import share
+from gen_unlearn.benchmark.summarising import summarise_set
+from gen_unlearn.benchmark.summary import BenchmarkSummary
+from gen_unlearn.processes import process_state
+from gen_unlearn.report.images import Picture, page_picture
+
+_SHOWN = 4
+"""Samples of each class that a page shows."""
+
+
+def run_generation_benchmark(recipe: GenerationRecipe, out: Path) -> BenchmarkSummary:
+    """Run a benchmark of generators, or what is missing of it.
+
+    Models, searches and observations are files that are named by everything that decides them: what an
+    interrupted run has finished is found again. Processes share whole models and whole observations, each
+    computed with one thread on a CPU: any number of them gives the same numbers.
+
+    Args:
+        recipe: the benchmark.
+        out: its folder, see `gen_unlearn.benchmark.results.write_results`.
+
+    Raises:
+        ValueError: the recipe asks for what the data does not have, or `out` is a file.
+    """
+    process = process_state()
+    accelerator = Accelerator(cpu=process.device.type == "cpu")
+    begin_folder(recipe, out, process)
+    with one_thread():
+        sets = prepare_generators(recipe)
+        bench = GeneratorBench(recipe, out, accelerator)
+        _train(sets, bench, process)
+        searched = _search(sets, bench, process)
+        tasks = [task for prepared in sets for task in _tasks(prepared, recipe, searched)]
+        designs = _design_tasks(sets, recipe)
+        # What takes longest comes first, so that no process waits long for the others.
+        share(designs, lambda task: observe_design(task, bench), process, "designs", "model")
+        share(tasks, lambda task: observe_task(task, bench), process, "unlearn", "row")
+        process.wait_for_everyone()
+        rows = [row_of(task, bench) for task in tasks]
+        rows += [row for task in designs for row in design_rows(task, bench)]
+    summary = _summary(sets, rows, searched, bench)
+    if process.is_main_process:
+        write_results(out, rows, summary, recipe.measure.table, _sheets(sets, rows, bench))
+    process.wait_for_everyone()
+    return summary
+
+
+def planned_generation(recipe: GenerationRecipe) -> dict[str, int]:
+    """Return how much a benchmark computes: models to train, trials of searches, and rows."""
+    names = [entry.name for entry in recipe.forget_sets]
+    methods = sum(runs_on(entry, name) for name in names for entry in recipe.methods)
+    designs = sum(runs_on(entry, name) for name in names for entry in recipe.designs)
+    pilots = recipe.search.pilot_seeds if recipe.search.trials else 0
+    repeated = sum(entry.repeats > 1 for entry in recipe.forget_sets)
+    originals = repeated + (repeated < len(names))
+    retrained = len(names) * (2 * recipe.seeds + pilots)
+    return {
+        "models": originals * (recipe.seeds + pilots) + retrained + len(ROLES) * recipe.seeds * designs,
+        "trials": recipe.search.trials * pilots * methods,
+        "rows": recipe.seeds * (methods + designs + len(ROLES) * len(names)),
+    }
+
+
+def _train(sets: Sequence[PreparedGenerators], bench: GeneratorBench, process: PartialState) -> None:
+    """Train all originals and retrained models that are not there."""
+    pools = [pool for one in sets for part in (one.pools, one.pilots) for pool in part.values()]
+    pieces = {(pool.key, seed): pool for pool in pools for seed in pool.seeds}
+
+    def train(piece: tuple[tuple[str, int], GeneratorPool]) -> None:
+        (_, seed), pool = piece
+        pool.train(bench.models, seed)
+
+    share(list(pieces.items()), train, process, "train", "model")
+    process.wait_for_everyone()
+
+
+def _search(
+    sets: Sequence[PreparedGenerators], bench: GeneratorBench, process: PartialState
+) -> dict[tuple[str, str], Searched]:
+    """Return the settings of every method on every forget set; all processes find the same files."""
+    pairs = [
+        (prepared, entry)
+        for prepared in sets
+        for entry in bench.recipe.methods
+        if runs_on(entry, prepared.entry.name)
+    ]
+
+    def search(pair: tuple[PreparedGenerators, MethodEntry]) -> Searched:
+        prepared, entry = pair
+        return search_settings(entry, prepared, bench.recipe, bench.out, bench.accelerator)
+
+    if bench.recipe.search.trials:
+        share(pairs, search, process, "search", "method")
+        process.wait_for_everyone()
+    return {(pair[0].entry.name, pair[1].row): search(pair) for pair in pairs}
+
+
+def _tasks(
+    prepared: PreparedGenerators, recipe: GenerationRecipe, searched: dict[tuple[str, str], Searched]
+) -> list[GeneratorTask]:
+    """Return the rows of a forget set, seed by seed."""
+    name, tasks = prepared.entry.name, []
+    for seed in prepared.pools[ROLES[0]].seeds:
+        tasks += [GeneratorTask(prepared, seed, reference=role) for role in ROLES]
+        tasks += [
+            GeneratorTask(prepared, seed, None, entry, searched[name, entry.row])
+            for entry in recipe.methods
+            if runs_on(entry, name)
+        ]
+    return tasks
+
+
+def _design_tasks(sets: Sequence[PreparedGenerators], recipe: GenerationRecipe) -> list[GeneratorDesignTask]:
+    return [
+        GeneratorDesignTask(prepared, entry, seed)
+        for entry in recipe.designs
+        for prepared in sets
+        if runs_on(entry, prepared.entry.name)
+        for seed in prepared.pools[ROLES[0]].seeds
+    ]
+
+
+def _summary(
+    sets: Sequence[PreparedGenerators],
+    rows: Sequence[Row],
+    searched: dict[tuple[str, str], Searched],
+    bench: GeneratorBench,
+) -> BenchmarkSummary:
+    """Summarise all rows, forget set by forget set."""
+    recipe, grouped = bench.recipe, rows_by_set(rows)
+    found = []
+    for prepared in sets:
+        name = prepared.entry.name
+        chosen = {row: one for (of, row), one in searched.items() if of == name}
+        found.append(summarise_set(name, grouped[name], chosen))
+    seeds = {"train": recipe.seeds}
+    return BenchmarkSummary(recipe.name, recipe.digest, "benchmark", seeds, tuple(found), bench.environment)
+
+
+def _sheets(
+    sets: Sequence[PreparedGenerators], rows: Sequence[Row], bench: GeneratorBench
+) -> dict[str, dict[str, Picture]]:
+    """Return samples of every model of the first seed, a column for each class."""
+    found: dict[str, dict[str, Picture]] = {}
+    first = {one.entry.name: one.pools[ROLES[0]].seeds[0] for one in sets}
+    for row in rows:
+        if row.status == "ok" and row.seeds["train"] == first[row.forget_set]:
+            samples = bench.seen(row.key).observation.samples  # In the order of numbers, then classes.
+            classes = len(set(samples.labels.tolist()))
+            sheet = page_picture(samples.images[: _SHOWN * classes], classes)
+            found.setdefault(row.forget_set, {})[row.name] = sheet
+    return found
