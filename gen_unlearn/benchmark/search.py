@@ -100,7 +100,14 @@ def search(
     path = folder / f"{digest_json(decisive)}.json"
     if path.is_file():
         return Searched(**json.loads(path.read_text(encoding="utf-8"))["chosen"])
-    tried = _try_all(entry, pilots, config, accelerator)
+    try:
+        nothing, retrained = (
+            _mean([pilots.levels(load(seed)) for seed in pilots.seeds])
+            for load in (pilots.original, pilots.retrained)
+        )
+    except FAILURES as error:
+        return Searched(entry.settings, error=f"a pilot cannot be measured: {reason_of(error)}")
+    tried = _try_all(entry, pilots, config, accelerator, nothing, retrained)
     found = _chosen(entry, tried, config, path)
     trials = [
         asdict(trial) | {"error": error} for trial, error in zip(tried.trials, tried.errors, strict=True)
@@ -137,10 +144,15 @@ def _chosen(entry: MethodEntry, tried: _Tried, search: SearchConfig, path: Path)
     return replace(found, settings=settings, infeasible=chosen.infeasible, do_nothing=nothing)
 
 
-def _try_all(entry: MethodEntry, pilots: Pilots, config: SearchConfig, accelerator: Accelerator) -> _Tried:
+def _try_all(
+    entry: MethodEntry,
+    pilots: Pilots,
+    config: SearchConfig,
+    accelerator: Accelerator,
+    nothing: Levels,
+    retrained: Levels,
+) -> _Tried:
     """Run all trials on all pilots."""
-    nothing = _mean([pilots.levels(pilots.original(seed)) for seed in pilots.seeds])
-    retrained = _mean([pilots.levels(pilots.retrained(seed)) for seed in pilots.seeds])
     trials, passes = [Trial(None, nothing)], 0.0
     errors: list[str | None] = [None]
     cap = None if pilots.cap is None else pilots.cap * pilots.retraining_passes

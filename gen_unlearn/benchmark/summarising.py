@@ -98,8 +98,11 @@ def _summarise_method(
                 values.setdefault(row.seeds["train"], []).append(row.metrics[metric])
         role = metric_definition(metric).role
         aim = (target.levels if role == "level" else target.floors).get(metric, {})
-        known = aim if all(seed in aim for seed in values) else None
-        cells[metric] = summarise_cell(values, known)
+        with_aim = {seed: found for seed, found in values.items() if seed in aim}
+        note = (
+            None if len(with_aim) in (0, len(values)) else "seeds whose retrained model failed are left out"
+        )
+        cells[metric] = summarise_cell(with_aim or values, aim if with_aim else None, note)
     for cost in _COSTS:
         spent: dict[int, list[float]] = {}
         for row in done:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
@@ -13,6 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from gen_unlearn.methods.budget import Budget, Cost
+from gen_unlearn.methods.clock import Clock
 from gen_unlearn.methods.search_space import Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
 from gen_unlearn.repro import derive_seed, digest_state
@@ -87,15 +87,12 @@ def unlearn(
     budget, name = Budget(cap), type(method).__name__
     cuda = accelerator.device.type == "cuda"
     if cuda:
-        torch.cuda.synchronize(accelerator.device)
         torch.cuda.reset_peak_memory_stats(accelerator.device)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(derive_seed(seed, "unlearn", name))
-        started = time.perf_counter()
+        clock = Clock(accelerator.device)
         found = method(model, data.only(method.needs), accelerator=accelerator, seed=seed, budget=budget)
-        if cuda:
-            torch.cuda.synchronize(accelerator.device)
-        seconds = time.perf_counter() - started
+        seconds = clock.seconds()
     peak = torch.cuda.max_memory_allocated(accelerator.device) if cuda else None
     if digest_state(model.state_dict()) != before:
         raise ValueError(f"{name} changed the model that it was given; it must train a copy")

@@ -15,6 +15,7 @@ from gen_unlearn.benchmark.generation.observation import Observation, observe
 from gen_unlearn.benchmark.generation.prepared import PreparedGenerators
 from gen_unlearn.benchmark.generation.recipe import GenerationRecipe
 from gen_unlearn.benchmark.row_work import environment_of
+from gen_unlearn.benchmark.rows import RowFolder
 from gen_unlearn.methods.budget import Cost
 from gen_unlearn.methods.diffusion.denoising import DenoisingModel
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
@@ -29,11 +30,13 @@ class Seen:
         observation: samples and scores.
         cost: of making the model.
         digest: SHA-256 of its weights; of a design that of its network alone.
+        level: what deletions from it promise; `None` of a plain generator.
     """
 
     observation: Observation
     cost: Cost
     digest: str
+    level: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,11 @@ class GeneratorBench:
         """Folder of originals and retrained generators."""
         return self.out / "models"
 
+    @property
+    def rows(self) -> RowFolder:
+        """The rows that are there."""
+        return RowFolder(self.out / "rows")
+
     @cached_property
     def environment(self) -> dict[str, str]:
         """Versions and hardware."""
@@ -73,11 +81,19 @@ class GeneratorBench:
         model = model.to(self.accelerator.device).eval()
         self.see(key, pipeline_of(model, self.recipe.generator), cost, prepared)
 
-    def see(self, key: str, pipeline: GeneratorPipeline, cost: Cost, prepared: PreparedGenerators) -> None:
+    def see(
+        self,
+        key: str,
+        pipeline: GeneratorPipeline,
+        cost: Cost,
+        prepared: PreparedGenerators,
+        level: str | None = None,
+    ) -> None:
         """Observe a generator, and keep what was seen; the file of samples comes last."""
         pipeline.to(self.accelerator.device)
         observation = observe(pipeline, prepared.measured)
-        facts = {"cost": asdict(cost), "digest": digest_state(pipeline.unet.state_dict())}
+        digest = digest_state(pipeline.unet.state_dict())
+        facts = {"cost": asdict(cost), "digest": digest, "level": level}
         self._file(key).parent.mkdir(parents=True, exist_ok=True)
         write_text(self._facts_file(key), json.dumps(facts) + "\n")
         observation.save(self._file(key))
@@ -100,7 +116,7 @@ class GeneratorBench:
         """
         observation = Observation.from_file(self._file(key))
         facts = json.loads(self._facts_file(key).read_text(encoding="utf-8"))
-        return Seen(observation, Cost(**facts["cost"]), facts["digest"])
+        return Seen(observation, Cost(**facts["cost"]), facts["digest"], facts["level"])
 
     def _file(self, key: str) -> Path:
         return self.out / "observations" / f"{key}.safetensors"

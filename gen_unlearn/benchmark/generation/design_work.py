@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from gen_unlearn.benchmark.design_work import DELETED
 from gen_unlearn.benchmark.generation.bench import GeneratorBench
 from gen_unlearn.benchmark.generation.designs import (
@@ -20,6 +22,7 @@ from gen_unlearn.benchmark.rows import FAILURES, Row, reason_of
 from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED
 from gen_unlearn.benchmark.trained_models import Role
 from gen_unlearn.methods.budget import Cost
+from gen_unlearn.methods.clock import Clock
 from gen_unlearn.progress import hidden_progress
 from gen_unlearn.repro import derive_seed, digest_json
 
@@ -42,8 +45,9 @@ class GeneratorDesignTask:
         """Return the digest of everything that decides what is seen of one of its models."""
         design = design_recipe(recipe.generator, self.entry)
         sampling = str(design.sampling)
+        decisive = [self.entry.name, design.digest, recipe.retraining_passes, torch.__version__]
         observed = observed_by(self.prepared, recipe)
-        return digest_json([*observed, self.entry.name, design.digest, sampling, self.seed, part])
+        return digest_json([*observed, *decisive, sampling, self.seed, part])
 
     def row_name(self, part: str) -> str:
         """Return the name of a row: that of the design, or of one of its retrained models."""
@@ -67,24 +71,33 @@ def observe_design(task: GeneratorDesignTask, bench: GeneratorBench) -> None:
         bench.fail(keys[DELETED], reason_of(error))
 
 
-def design_rows(task: GeneratorDesignTask, bench: GeneratorBench) -> list[Row]:
-    """Return the rows of a design: its own, and those of its retrained models."""
+def write_design_rows(task: GeneratorDesignTask, bench: GeneratorBench) -> None:
+    """Measure a design that was observed, and its retrained models; keep the rows."""
     own = _row(task, bench, DELETED)
-    if own.status != "ok":
-        return [own]
-    return [own, *(_row(task, bench, role) for role in ROLES[1:])]
+    bench.rows.write(own)
+    if own.status == "ok":
+        for role in ROLES[1:]:
+            bench.rows.write(_row(task, bench, role))
+
+
+def read_design_rows(task: GeneratorDesignTask, bench: GeneratorBench) -> list[Row]:
+    """Return the rows of a design: its own, and unless it failed those of its retrained models."""
+    own = bench.rows.read(task.key(bench.recipe, DELETED))
+    parts = ROLES[1:] if own.status == "ok" else ()
+    return [own, *(bench.rows.read(task.key(bench.recipe, part)) for part in parts)]
 
 
 def _observe_all(task: GeneratorDesignTask, bench: GeneratorBench, keys: dict[str, str]) -> None:
-    prepared, passes = task.prepared, bench.recipe.retraining_passes
-    whole = Cost(passes, passes)
+    prepared = _as_design(task, bench)
     original = _trained(task, bench, ORIGINAL, None)
-    bench.see(keys[ORIGINAL], original.pipeline, Cost(0, 0), _as_design(task, bench))
+    bench.see(keys[ORIGINAL], original.pipeline, Cost(0, 0), prepared, original.level)
     for role in ROLES[1:]:
+        clock = Clock(bench.accelerator.device)
         retrained = _trained(task, bench, role, original)
-        bench.see(keys[role], retrained.pipeline, whole, _as_design(task, bench))
+        cost = Cost(retrained.passes, retrained.passes, clock.seconds())
+        bench.see(keys[role], retrained.pipeline, cost, prepared, retrained.level)
     cost = original.delete(prepared.case.forget)
-    bench.see(keys[DELETED], original.pipeline, cost, _as_design(task, bench))
+    bench.see(keys[DELETED], original.pipeline, cost, prepared, original.level)
 
 
 def _trained(

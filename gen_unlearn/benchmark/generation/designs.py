@@ -44,6 +44,10 @@ class TrainedGenerator(Protocol):
     def level(self) -> Level:
         """What its deletions promise."""
 
+    @property
+    def passes(self) -> int:
+        """How many images passed the network, forward and backward, to train it."""
+
     def delete(self, forget: ForgetSet) -> Cost:
         """Delete images; return the seconds it took, and the images that passed a network.
 
@@ -133,10 +137,11 @@ def train_design(
     with alone():
         trained, _ = fit(config, parts.core, parts.deletable)
     public = _public_ids(config, parts)
+    passes = config.training.steps * config.training.batch_size
     if isinstance(trained, TrainedEnsemble):
-        return TrainedLoraEnsemble.of(trained, parts.deletable, public)
+        return TrainedLoraEnsemble.of(trained, parts.deletable, public, passes)
     assert isinstance(trained, SemiParametricDDPMPipeline), "other kinds were refused"
-    return TrainedSemiParametric(trained, public, promise_of_recipe(config)[1])
+    return TrainedSemiParametric(trained, public, promise_of_recipe(config)[1], passes)
 
 
 def _public_ids(config: RunConfig, parts: CoreSplit) -> np.ndarray:

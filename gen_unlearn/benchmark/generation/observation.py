@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from gen_unlearn.benchmark.catalogue import metric_definition
 from gen_unlearn.benchmark.forget_sets import ForgetCase
+from gen_unlearn.benchmark.generation.catalogue import generation_metrics
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.judging.attacks import ScoredImages, attack_model
 from gen_unlearn.judging.evidence import Deletion, Measurer, Recogniser, of_classes
@@ -73,8 +74,13 @@ class GenerationMeasureConfig:
                 f"expected at least 2 images_per_class and 1 attacked_images, got {self.images_per_class} "
                 f"and {self.attacked_images}"
             )
+        known = {definition.id for definition in generation_metrics()}
         for metric in self.table:
-            metric_definition(metric)
+            if metric not in known and metric_definition(metric).role != "cost":
+                raise ValueError(
+                    f"expected metrics of generators and costs in the table, got {metric}; choose among "
+                    f"{', '.join(sorted(known))}"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +134,9 @@ class MeasuredCase:
     @cached_property
     def gallery(self) -> TrainingGallery:
         """The distinct training images that copies are looked for of, forgotten ones marked."""
-        return TrainingGallery.of(self.forgotten, self.case.retain_images, "copy test")
+        retained = self.case.retain_images
+        largest = len(self.forgotten) + len(retained)
+        return TrainingGallery.of(self.forgotten, retained, "copy test", largest=largest)
 
     @cached_property
     def reference(self) -> FeatureSet:
@@ -182,12 +190,18 @@ def observe(pipeline: GeneratorPipeline, measured: MeasuredCase) -> Observation:
     class is asked without a class, which is from other noise than that of other models.
 
     Raises:
-        ValueError: the pipeline does not know a class, or has nothing to sample from.
+        ValueError: the pipeline does not know a class, or has nothing to sample from; or its network predicts
+            what is not finite.
     """
     config = measured.config
     attack = replace(_ATTACK, seed=config.seed, batch_size=measured.sampling.batch_size)
     membership = MembershipConfig(config.attacked_images, attack=attack)
     found = attack_model(pipeline, measured.scored, membership, "observed")
+    if broken := [name for name in ATTACKS if not np.isfinite(found[name]).all()]:
+        raise ValueError(
+            f"expected finite scores, got others of the attack {broken[0]}: what the network predicts is not "
+            "finite; lower the learning rate"
+        )
     return Observation(_sample(pipeline, measured), {name: found[name] for name in ATTACKS})
 
 

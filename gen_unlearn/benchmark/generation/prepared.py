@@ -16,6 +16,7 @@ from gen_unlearn.benchmark.generation.observation import MeasuredCase
 from gen_unlearn.benchmark.generation.recipe import GenerationForgetEntry, GenerationRecipe
 from gen_unlearn.benchmark.prepared_sets import PILOT, ROLES
 from gen_unlearn.benchmark.splits import Splits, build_splits
+from gen_unlearn.benchmark.summary import ORIGINAL
 from gen_unlearn.benchmark.trained_models import Role
 from gen_unlearn.data import load_images, load_split
 from gen_unlearn.judging.evidence import Measurer, Recogniser
@@ -106,5 +107,5 @@ def _draw(entry: GenerationForgetEntry, recipe: GenerationRecipe, splits: Splits
 
 
 def _pool(role: Role, case: ForgetCase, recipe: GenerationRecipe, seeds: tuple[int, ...]) -> GeneratorPool:
-    data = case.splits.train if role == ROLES[0] else case.retain_images
+    data = case.splits.train if role == ORIGINAL else case.retain_images
     return GeneratorPool(role, data, recipe.generator, seeds)

@@ -60,7 +60,7 @@ class GenerationSearchConfig(SearchConfig):
     """
 
     pilot_seeds: int = 1
-    tolerance: float = 10.0
+    tolerance: float = 5.0
     images: int = 100
     draws: int = 4
 

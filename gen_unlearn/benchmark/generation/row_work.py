@@ -82,6 +82,11 @@ def observe_task(task: GeneratorTask, bench: GeneratorBench) -> None:
         bench.fail(key, reason_of(error))
 
 
+def write_row(task: GeneratorTask, bench: GeneratorBench) -> None:
+    """Measure a model that was observed, and keep the row."""
+    bench.rows.write(row_of(task, bench))
+
+
 def row_of(task: GeneratorTask, bench: GeneratorBench) -> Row:
     """Measure a model that was observed; a failure is a row too."""
     prepared, recipe = task.prepared, bench.recipe
@@ -143,8 +148,8 @@ def measured_row(row: Row, beside: Beside, prepared: PreparedGenerators, bench: 
     own, original, retrained = (bench.seen(key) for key in (row.key, beside.original, beside.retrained))
     others = [bench.seen(key).observation for key in beside.others if bench.error(key) is None]
     observations = (own.observation, original.observation, retrained.observation)
-    metrics = measure(*observations, others, prepared.measured)
     try:
+        metrics = measure(*observations, others, prepared.measured)
         require_finite(metrics)
     except FAILURES as error:
         return replace(row, error=reason_of(error))
@@ -155,6 +160,7 @@ def measured_row(row: Row, beside: Beside, prepared: PreparedGenerators, bench: 
         status="ok",
         error=None,
         metrics=metrics,
+        settings=row.settings if own.level is None else {**row.settings, "level": own.level},
         digests={**row.digests, **digests},
         cost={**asdict(own.cost), "passes": passes},
     )

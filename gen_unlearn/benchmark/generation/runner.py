@@ -10,12 +10,17 @@ from accelerate import Accelerator, PartialState
 from gen_unlearn.adapters.one_thread import one_thread
 from gen_unlearn.benchmark.entries import MethodEntry, runs_on
 from gen_unlearn.benchmark.generation.bench import GeneratorBench
-from gen_unlearn.benchmark.generation.design_work import GeneratorDesignTask, design_rows, observe_design
+from gen_unlearn.benchmark.generation.design_work import (
+    GeneratorDesignTask,
+    observe_design,
+    read_design_rows,
+    write_design_rows,
+)
 from gen_unlearn.benchmark.generation.generators import GeneratorPool
 from gen_unlearn.benchmark.generation.pilots import search_settings
 from gen_unlearn.benchmark.generation.prepared import PreparedGenerators, prepare_generators
 from gen_unlearn.benchmark.generation.recipe import GenerationRecipe
-from gen_unlearn.benchmark.generation.row_work import GeneratorTask, observe_task, row_of
+from gen_unlearn.benchmark.generation.row_work import GeneratorTask, observe_task, write_row
 from gen_unlearn.benchmark.prepared_sets import ROLES
 from gen_unlearn.benchmark.results import begin_folder, rows_by_set, write_results
 from gen_unlearn.benchmark.rows import Row
@@ -23,7 +28,7 @@ from gen_unlearn.benchmark.search import Searched
 from gen_unlearn.benchmark.sharing import share
 from gen_unlearn.benchmark.summarising import summarise_set
 from gen_unlearn.benchmark.summary import BenchmarkSummary
-from gen_unlearn.processes import process_state
+from gen_unlearn.processes import alone, process_state
 from gen_unlearn.report.images import Picture, page_picture
 
 _SHOWN = 4
@@ -58,8 +63,12 @@ def run_generation_benchmark(recipe: GenerationRecipe, out: Path) -> BenchmarkSu
         share(designs, lambda task: observe_design(task, bench), process, "designs", "model")
         share(tasks, lambda task: observe_task(task, bench), process, "unlearn", "row")
         process.wait_for_everyone()
-        rows = [row_of(task, bench) for task in tasks]
-        rows += [row for task in designs for row in design_rows(task, bench)]
+        with alone():  # Features of the same images are not shared out among processes.
+            share(tasks, lambda task: write_row(task, bench), process, "measure", "row")
+            share(designs, lambda task: write_design_rows(task, bench), process, "measure", "design")
+        process.wait_for_everyone()
+        rows = [bench.rows.read(task.key(recipe)) for task in tasks]
+        rows += [row for task in designs for row in read_design_rows(task, bench)]
     summary = _summary(sets, rows, searched, bench)
     if process.is_main_process:
         write_results(out, rows, summary, recipe.measure.table, _sheets(sets, rows, bench))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.methods.budget import Cost
+from gen_unlearn.methods.clock import Clock
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.processes import alone
@@ -30,11 +30,13 @@ class TrainedSemiParametric:
         pipeline: the generator, which is deleted from.
         core_ids: of the public core, uint8 ``(n, 16)``.
         level: what its deletions promise.
+        passes: of images through the network, to train it.
     """
 
     pipeline: SemiParametricDDPMPipeline
     core_ids: np.ndarray
     level: Level
+    passes: int
 
     def delete(self, forget: ForgetSet) -> Cost:
         """Delete exemplars: no image passes a network.
@@ -43,9 +45,9 @@ class TrainedSemiParametric:
             ValueError: an id that is not held, or of the public core; nothing is deleted.
         """
         require_deletable(forget, self.core_ids)
-        started = time.perf_counter()
+        clock = Clock(self.pipeline.unet.device)
         self.pipeline.delete(forget)
-        return Cost(0, 0, time.perf_counter() - started)
+        return Cost(0, 0, clock.seconds())
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,17 @@ class TrainedLoraEnsemble:
         pipeline: the generator, with the adapters that `ensemble` has.
         ensemble: what is deleted from.
         core_ids: of the public core, uint8 ``(n, 16)``.
+        passes: of images through the denoiser, to train it and its adapters.
     """
 
     pipeline: AdapterEnsembleDDPMPipeline
     ensemble: AdapterEnsemble
     core_ids: np.ndarray
+    passes: int
 
     @classmethod
     def of(
-        cls, trained: TrainedEnsemble, deletable: IndexedImages, core_ids: np.ndarray
+        cls, trained: TrainedEnsemble, deletable: IndexedImages, core_ids: np.ndarray, backbone: int
     ) -> TrainedLoraEnsemble:
         """Take over an ensemble that was trained.
 
@@ -72,6 +76,7 @@ class TrainedLoraEnsemble:
             trained: the ensemble of a generator.
             deletable: the images of its records, some of them perhaps repeated.
             core_ids: of the public core, uint8 ``(n, 16)``.
+            backbone: passes of images to train the backbone.
         """
         pipeline = trained.network
         assert isinstance(pipeline, AdapterEnsembleDDPMPipeline), "it generates"
@@ -79,7 +84,8 @@ class TrainedLoraEnsemble:
         ensemble = AdapterEnsemble(trained.recipe, records, routes, trained.adapters)
         if pipeline.denoiser.exemplars_per_image:
             pipeline.register_modules(exemplars=ExemplarStore.from_images(deletable))
-        made = cls(pipeline, ensemble, core_ids)
+        fitted = trained.recipe.visits([ensemble.members[adapter] for adapter in sorted(trained.members)])
+        made = cls(pipeline, ensemble, core_ids, backbone + fitted)
         made._serve()
         _ = made.level  # It is tried out once, which is not to count for the first deletion.
         return made
@@ -102,13 +108,13 @@ class TrainedLoraEnsemble:
         require_deletable(forget, self.core_ids)
         ensemble, exemplars = self.ensemble, self.pipeline.exemplars
         touched = ensemble.touched(forget).tolist()
-        started = time.perf_counter()
+        clock = Clock(self.pipeline.unet.device)
         with alone():
             ensemble.delete(forget)
         if exemplars is not None:
             exemplars.delete(forget)
         self._serve()
-        seconds = time.perf_counter() - started
+        seconds = clock.seconds()
         passed = ensemble.recipe.visits([ensemble.members[adapter] for adapter in touched])
         return Cost(passed, passed, seconds)
 
