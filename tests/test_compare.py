@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from accelerate import PartialState
 from command_line import refused, run_command, tree, works
 from PIL import Image
-from run_factory import ended, fork
+from two_processes import as_two
 
 from gen_unlearn.judging.distances import floor_from_halves, measure_frechet
 from gen_unlearn.metrics import feature_sets
@@ -337,15 +333,6 @@ def test_the_floor_does_not_depend_on_the_order_of_the_files() -> None:
     assert floor.frechet < 50
 
 
-def in_group(rank: int, port: int, work: Callable[[], None]) -> None:
-    """Do `work` as one of two processes, as a launcher would start it."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-    PartialState._reset_state()
-    work()
-    assert PartialState().num_processes == 2
-
-
 def test_two_processes_find_what_one_finds(
     root: Path, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,19 +340,12 @@ def test_two_processes_find_what_one_finds(
     monkeypatch.setattr(feature_sets, "BLOCK", 60)
     sets = [word for name in ("narrow", "good", "real") for word in ("--images", root / name)]
     alone = works("evaluate", *sets, *FEW, "--out", tmp_path / "alone")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
 
     def evaluate(rank: int) -> None:
         result = run_command("evaluate", *sets, *FEW, "--out", out)
         (tmp_path / f"{rank}.txt").write_text(result.output)
 
-    def child(rank: int) -> Callable[[], None]:
-        return lambda: in_group(rank, port, lambda: evaluate(rank))
-
-    children = [fork(child(rank)) for rank in range(2)]
-    assert [ended(number) for number in children] == [0, 0]
+    as_two(evaluate)
     printed = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert "as generated" in printed[0], printed
     assert printed[1] == "", "one table"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from accelerate import PartialState
 from command_line import tree
 from run_factory import ended, fork
 from tiny_benchmark import FINE_TUNE, RANDOM, TINY, rows_of, timeless, tiny_recipe
+from two_processes import as_two
 
 from gen_unlearn.benchmark import prepared_sets
 from gen_unlearn.benchmark.recipe import BenchmarkRecipe
@@ -219,27 +218,10 @@ def test_runs_of_a_method_on_one_original_differ(tmp_path: Path) -> None:
     assert len({row["digests"]["model"] for row in rows}) == 2
 
 
-def in_group(rank: int, port: int, work: Callable[[], object]) -> None:
-    """Do `work` as one of two processes, as a launcher would start it."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-    PartialState._reset_state()
-    work()
-    assert PartialState().num_processes == 2
-
-
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     recipe = tiny_recipe(**SMALL, search={"trials": 2, "pilot_seeds": 1})
     run_benchmark(recipe, tmp_path / "one")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def child(rank: int) -> Callable[[], None]:
-        return lambda: in_group(rank, port, lambda: run_benchmark(recipe, tmp_path / "two"))
-
-    children = [fork(child(rank)) for rank in range(2)]
-    assert [ended(number) for number in children] == [0, 0]
+    as_two(lambda _: run_benchmark(recipe, tmp_path / "two"))
     one, two = ([timeless(row) for row in rows_of(tmp_path / out)] for out in ("one", "two"))
     assert one == two
     assert tree(tmp_path / "one").keys() == tree(tmp_path / "two").keys(), "the same files, none unfinished"

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from command_line import tree
 from tiny_benchmark import rows_of, timeless
 from tiny_generation_benchmark import TINY, tiny_generation
+from two_processes import as_two
 
 from gen_unlearn.benchmark.generation import prepared
 from gen_unlearn.benchmark.generation.pilots import LossLevels, search_settings
@@ -91,6 +92,15 @@ def test_images_of_the_public_core_are_not_forgotten() -> None:
     public = train.select(prepared.core_of(design, train))
     assert len(public) > len(train) / 3
     assert not public.holds(deletable.case.forget.ids).any()
+
+
+def test_two_processes_find_what_one_finds(done: tuple[Path, BenchmarkSummary], tmp_path: Path) -> None:
+    out, _ = done
+    recipe = tiny_generation()
+    as_two(lambda _: run_generation_benchmark(recipe, tmp_path))
+    one, two = ([timeless(row) for row in rows_of(folder)] for folder in (out, tmp_path))
+    assert one == two
+    assert tree(out).keys() == tree(tmp_path).keys(), "the same files, none unfinished"
 
 
 def test_a_method_that_fails_is_a_row_and_is_tried_again(tmp_path: Path) -> None:
