@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,7 +15,13 @@ from gen_unlearn.indexed_images import IndexedImages, unique_ids
 from gen_unlearn.judging.evidence import Deletion, of_classes, stratified_order
 from gen_unlearn.judging.refitting import RefittableEnsemble
 from gen_unlearn.metrics.auc import auc_difference
-from gen_unlearn.metrics.denoiser_attacks import AttackConfig, attack_scores, epsilon_denoiser
+from gen_unlearn.metrics.denoiser_attacks import (
+    ATTACKS,
+    AttackConfig,
+    AttackName,
+    attack_scores,
+    epsilon_denoiser,
+)
 from gen_unlearn.metrics.estimate import Estimate
 from gen_unlearn.metrics.likelihood_ratio import likelihood_ratio_score
 from gen_unlearn.metrics.membership import MembershipResult, membership_result
@@ -133,9 +139,13 @@ def pipelines_by_state(
 
 
 def attack_model(
-    pipeline: GeneratorPipeline, images: ScoredImages, config: MembershipConfig, state: str
+    pipeline: GeneratorPipeline,
+    images: ScoredImages,
+    config: MembershipConfig,
+    state: str,
+    wanted: Collection[AttackName] = ATTACKS,
 ) -> Scores:
-    """Run the attacks that need one model, without guidance.
+    """Run the attacks that need one model, those that are wanted, without guidance.
 
     Images of a class without exemplars are scored under the null token. An adapter ensemble scores each image
     with the adapter whose key is nearest among those that answer, with its class and without. Where no image
@@ -154,8 +164,9 @@ def attack_model(
         pipeline.unet.device,
         f"attack {state}",
         (lambda rows: epsilon_denoiser(predictor(rows, False), schedule, kind)) if has_null else None,
+        wanted,
     )
-    if has_null and not scores["clid"].any():
+    if "clid" in scores and not scores["clid"].any():
         del scores["clid"]
     return scores
 

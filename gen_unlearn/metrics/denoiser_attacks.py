@@ -1,16 +1,16 @@
 """Membership scores: how much a denoiser favours particular images.
 
-Every score is computed for each image on its own and is higher for an image that is more likely to have been
-trained on. Scores of one model are compared between images of one class, and with those of a model that
-never saw the images; see `gen_unlearn.metrics.likelihood_ratio` and `gen_unlearn.metrics.membership`.
+Every score is of one image on its own and higher for one that is more likely to have been trained on. They
+are compared between images of one class, and with those of a model that never saw the images; see
+`gen_unlearn.metrics.likelihood_ratio` and `gen_unlearn.metrics.membership`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from torch import Tensor
 from gen_unlearn.pipelines.denoising import NoisePredictor
 from gen_unlearn.progress import progress_bar
 from gen_unlearn.repro import torch_generator
+
+AttackName = Literal["loss", "secmi", "pia", "pian", "clid"]
+ATTACKS: tuple[AttackName, ...] = get_args(AttackName)
 
 ImageKey = int | str | bytes
 """What the noise of an image is derived from, such as the bytes of its sample id."""
@@ -75,7 +78,6 @@ class AttackConfig:
 
 
 USUAL_ATTACKS = AttackConfig()
-"""The default constants."""
 
 
 def epsilon_denoiser(
@@ -202,6 +204,7 @@ def attack_scores(
     device: torch.device | str = "cpu",
     description: str = "attack",
     null_denoiser_of: Callable[[slice], Denoiser] | None = None,
+    wanted: Collection[AttackName] = ATTACKS,
 ) -> dict[str, np.ndarray]:
     """Run the attacks that need one model, in batches.
 
@@ -215,30 +218,35 @@ def attack_scores(
         device: where the denoiser computes.
         description: shown before the progress bar.
         null_denoiser_of: like `denoiser_of`, of the same model without a condition; `None` for none.
+        wanted: the attacks to run; no network is asked for another.
 
     Returns:
-        float64 ``(n,)`` scores under ``"loss"``, ``"secmi"``, ``"pia"`` and ``"pian"``; with a denoiser
-        without condition also ``"clid"``: by how much the condition lowers the loss, on the same noise,
-        ``E[l(null) - l(c)]`` (Zhai et al. 2024).
+        float64 ``(n,)`` scores by attack. ``"clid"``, which takes a denoiser without condition, is by how
+        much the condition lowers the loss, on the same noise, ``E[l(null) - l(c)]`` (Zhai et al. 2024).
 
     Raises:
         ValueError: see `loss_score`.
     """
     _require_images(images, keys)
     schedule = alphas_cumprod.double().cpu()
-    names = ("loss", "secmi", "pia", "pian", *(("clid",) if null_denoiser_of is not None else ()))
-    scores = {name: np.empty(len(images)) for name in names}
+    attacks: dict[str, Callable[[Tensor, Sequence[ImageKey], Denoiser], np.ndarray]] = {
+        "loss": lambda batch, own, denoiser: loss_score(batch, own, denoiser, schedule, config),
+        "secmi": lambda batch, _, denoiser: secmi_score(batch, denoiser, schedule, config),
+        "pia": lambda batch, _, denoiser: pia_score(batch, denoiser, schedule, config),
+        "pian": lambda batch, _, denoiser: pian_score(batch, denoiser, schedule, config),
+    }
+    names = [name for name in ATTACKS if name in wanted and (name != "clid" or null_denoiser_of is not None)]
+    scores: dict[str, np.ndarray] = {name: np.empty(len(images)) for name in names}
     with progress_bar(len(images), description) as progress:
         for start in range(0, len(images), config.batch_size):
             rows = slice(start, min(start + config.batch_size, len(images)))
             batch, denoiser = images[rows].to(device), denoiser_of(rows)
-            scores["loss"][rows] = loss_score(batch, keys[rows], denoiser, schedule, config)
-            scores["secmi"][rows] = secmi_score(batch, denoiser, schedule, config)
-            scores["pia"][rows] = pia_score(batch, denoiser, schedule, config)
-            scores["pian"][rows] = pian_score(batch, denoiser, schedule, config)
-            if null_denoiser_of is not None:
-                null = loss_score(batch, keys[rows], null_denoiser_of(rows), schedule, config)
-                scores["clid"][rows] = scores["loss"][rows] - null
+            found = {name: attacks[name](batch, keys[rows], denoiser) for name in names if name in attacks}
+            if "clid" in names and null_denoiser_of is not None:
+                loss = found["loss"] if "loss" in found else attacks["loss"](batch, keys[rows], denoiser)
+                found["clid"] = loss - attacks["loss"](batch, keys[rows], null_denoiser_of(rows))
+            for name, values in found.items():
+                scores[name][rows] = values
             progress.update(len(batch))
     return scores
 

@@ -326,3 +326,28 @@ def test_bad_requests_are_refused() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             AttackConfig(**options)
+
+
+def test_only_what_is_wanted_is_run() -> None:
+    images, asked = torch.zeros(3, 1, 4, 4), []
+
+    def counted(noisy: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        asked.append(int(timestep))
+        return noisy / 2
+
+    found = attack_scores(images, range(3), lambda _: counted, ALPHAS, wanted=("pia", "clid"))
+    assert list(found) == ["pia"], "clid takes a denoiser without a condition"
+    assert asked == [0, AttackConfig().pia_timestep]
+    everything = attack_scores(
+        images, range(3), lambda _: counted, ALPHAS, null_denoiser_of=lambda _: lambda noisy, _: noisy / 3
+    )
+    clid = attack_scores(
+        images,
+        range(3),
+        lambda _: counted,
+        ALPHAS,
+        null_denoiser_of=lambda _: lambda noisy, _: noisy / 3,
+        wanted=("clid",),
+    )
+    assert list(clid) == ["clid"]
+    assert np.array_equal(clid["clid"], everything["clid"])

@@ -18,7 +18,7 @@ from gen_unlearn.data import IndexedImages
 from gen_unlearn.judging.attacks import ScoredImages, attack_model
 from gen_unlearn.judging.evidence import Deletion, Measurer, Recogniser, of_classes
 from gen_unlearn.metrics.copying import TrainingGallery
-from gen_unlearn.metrics.denoiser_attacks import AttackConfig
+from gen_unlearn.metrics.denoiser_attacks import AttackConfig, AttackName
 from gen_unlearn.metrics.feature_sets import FeatureSet
 from gen_unlearn.metrics.protocol import MembershipConfig
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
@@ -26,7 +26,7 @@ from gen_unlearn.pipelines.sampling import GeneratorPipeline, SamplingConfig, sa
 from gen_unlearn.repro import id_keys
 from gen_unlearn.samples import SampleSet
 
-ATTACKS = ("loss", "pia", "secmi")
+ATTACKS: tuple[AttackName, ...] = ("loss", "pia", "secmi")
 """The attacks whose scores are kept, see `gen_unlearn.metrics.denoiser_attacks`."""
 
 _ATTACK = AttackConfig(secmi_stride=50)
@@ -196,13 +196,13 @@ def observe(pipeline: GeneratorPipeline, measured: MeasuredCase) -> Observation:
     config = measured.config
     attack = replace(_ATTACK, seed=config.seed, batch_size=measured.sampling.batch_size)
     membership = MembershipConfig(config.attacked_images, attack=attack)
-    found = attack_model(pipeline, measured.scored, membership, "observed")
+    found = attack_model(pipeline, measured.scored, membership, "observed", ATTACKS)
     if broken := [name for name in ATTACKS if not np.isfinite(found[name]).all()]:
         raise ValueError(
             f"expected finite scores, got others of the attack {broken[0]}: what the network predicts is not "
             "finite; lower the learning rate"
         )
-    return Observation(_sample(pipeline, measured), {name: found[name] for name in ATTACKS})
+    return Observation(_sample(pipeline, measured), found)
 
 
 def _sample(pipeline: GeneratorPipeline, measured: MeasuredCase) -> SampleSet:
