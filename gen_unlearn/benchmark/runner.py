@@ -24,7 +24,7 @@ from gen_unlearn.benchmark.recipe import BenchmarkRecipe
 from gen_unlearn.benchmark.results import begin_folder, rows_by_set, write_results
 from gen_unlearn.benchmark.row_work import Bench, RowTask, predict_references, run_task
 from gen_unlearn.benchmark.rows import Row
-from gen_unlearn.benchmark.search import Searched
+from gen_unlearn.benchmark.search import Searched, search_all
 from gen_unlearn.benchmark.sharing import share
 from gen_unlearn.benchmark.summarising import PoolMeasure, summarise_set
 from gen_unlearn.benchmark.summary import BenchmarkSummary
@@ -55,7 +55,13 @@ def run_benchmark(recipe: BenchmarkRecipe, out: Path) -> BenchmarkSummary:
             sets = prepare_sets(recipe, out)
         bench = Bench(recipe, out, accelerator)
         _train(sets, bench, process)
-        searched = _search(sets, bench, process)
+        searched = search_all(
+            {prepared.entry.name: prepared for prepared in sets},
+            recipe.methods,
+            lambda entry, prepared: search_settings(entry, prepared, recipe, out, accelerator),
+            recipe.search.trials,
+            process,
+        )
         tasks = [task for prepared in sets for task in _tasks(prepared, recipe, searched)]
         share(tasks, lambda task: run_task(task, bench), process, "measure", "row")
         designs = _design_tasks(sets, recipe)
@@ -111,27 +117,6 @@ def _train(sets: Sequence[PreparedSet], bench: Bench, process: PartialState) -> 
     process.wait_for_everyone()
     share(sets, lambda prepared: predict_references(prepared, bench), process, "predict", "set")
     process.wait_for_everyone()
-
-
-def _search(
-    sets: Sequence[PreparedSet], bench: Bench, process: PartialState
-) -> dict[tuple[str, str], Searched]:
-    """Return the settings of every method on every forget set; all processes find the same files."""
-    pairs = [
-        (prepared, entry)
-        for prepared in sets
-        for entry in bench.recipe.methods
-        if runs_on(entry, prepared.entry.name)
-    ]
-
-    def search(pair: tuple[PreparedSet, MethodEntry]) -> Searched:
-        prepared, entry = pair
-        return search_settings(entry, prepared, bench.recipe, bench.out, bench.accelerator)
-
-    if bench.recipe.search.trials:
-        share(pairs, search, process, "search", "method")
-        process.wait_for_everyone()
-    return {(pair[0].entry.name, pair[1].row): search(pair) for pair in pairs}
 
 
 def _tasks(

@@ -7,21 +7,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import nn
 
 from gen_unlearn.atomic import write_text
-from gen_unlearn.benchmark.entries import MethodEntry, SearchConfig
+from gen_unlearn.benchmark.entries import MethodEntry, SearchConfig, runs_on
 from gen_unlearn.benchmark.rows import FAILURES, reason_of
 from gen_unlearn.benchmark.selection import Levels, Trial, select_change, select_trial
+from gen_unlearn.benchmark.sharing import share
 from gen_unlearn.methods.build import method_of
 from gen_unlearn.methods.method import UnlearningMethod, unlearn
 from gen_unlearn.methods.search_space import sample_settings
 from gen_unlearn.methods.unlearn_data import UnlearnData
 from gen_unlearn.repro import derive_seed, digest_json
+
+SetT = TypeVar("SetT")
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,32 @@ def search(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(report, indent=1) + "\n")
     return found
+
+
+def search_all(
+    sets: Mapping[str, SetT],
+    methods: Sequence[MethodEntry],
+    one: Callable[[MethodEntry, SetT], Searched],
+    trials: int,
+    process: PartialState,
+) -> dict[tuple[str, str], Searched]:
+    """Search the settings of every method on every forget set; all processes find the same files.
+
+    Args:
+        sets: name of a forget set -> the set.
+        methods: the methods of the recipe.
+        one: searches, or finds, the settings of a method on a set.
+        trials: of each search; with 0 the settings are those of the recipe.
+        process: this one of several, which share the searches.
+
+    Returns:
+        Names of forget set and row -> settings.
+    """
+    pairs = [(name, entry) for name in sets for entry in methods if runs_on(entry, name)]
+    if trials:
+        share(pairs, lambda pair: one(pair[1], sets[pair[0]]), process, "search", "method")
+        process.wait_for_everyone()
+    return {(name, entry.row): one(entry, sets[name]) for name, entry in pairs}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator, PartialState
 
 from gen_unlearn.adapters.one_thread import one_thread
-from gen_unlearn.benchmark.entries import MethodEntry, runs_on
+from gen_unlearn.benchmark.entries import runs_on
 from gen_unlearn.benchmark.generation.bench import GeneratorBench
 from gen_unlearn.benchmark.generation.design_work import (
     GeneratorDesignTask,
@@ -24,7 +24,7 @@ from gen_unlearn.benchmark.generation.row_work import GeneratorTask, observe_tas
 from gen_unlearn.benchmark.prepared_sets import ROLES
 from gen_unlearn.benchmark.results import begin_folder, rows_by_set, write_results
 from gen_unlearn.benchmark.rows import Row
-from gen_unlearn.benchmark.search import Searched
+from gen_unlearn.benchmark.search import Searched, search_all
 from gen_unlearn.benchmark.sharing import share
 from gen_unlearn.benchmark.summarising import summarise_set
 from gen_unlearn.benchmark.summary import BenchmarkSummary
@@ -56,7 +56,13 @@ def run_generation_benchmark(recipe: GenerationRecipe, out: Path) -> BenchmarkSu
         sets = prepare_generators(recipe)
         bench = GeneratorBench(recipe, out, accelerator)
         _train(sets, bench, process)
-        searched = _search(sets, bench, process)
+        searched = search_all(
+            {prepared.entry.name: prepared for prepared in sets},
+            recipe.methods,
+            lambda entry, prepared: search_settings(entry, prepared, recipe, out, accelerator),
+            recipe.search.trials,
+            process,
+        )
         tasks = [task for prepared in sets for task in _tasks(prepared, recipe, searched)]
         designs = _design_tasks(sets, recipe)
         # What takes longest comes first, so that no process waits long for the others.
@@ -103,27 +109,6 @@ def _train(sets: Sequence[PreparedGenerators], bench: GeneratorBench, process: P
 
     share(list(pieces.items()), train, process, "train", "model")
     process.wait_for_everyone()
-
-
-def _search(
-    sets: Sequence[PreparedGenerators], bench: GeneratorBench, process: PartialState
-) -> dict[tuple[str, str], Searched]:
-    """Return the settings of every method on every forget set; all processes find the same files."""
-    pairs = [
-        (prepared, entry)
-        for prepared in sets
-        for entry in bench.recipe.methods
-        if runs_on(entry, prepared.entry.name)
-    ]
-
-    def search(pair: tuple[PreparedGenerators, MethodEntry]) -> Searched:
-        prepared, entry = pair
-        return search_settings(entry, prepared, bench.recipe, bench.out, bench.accelerator)
-
-    if bench.recipe.search.trials:
-        share(pairs, search, process, "search", "method")
-        process.wait_for_everyone()
-    return {(pair[0].entry.name, pair[1].row): search(pair) for pair in pairs}
 
 
 def _tasks(
