@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
 from gen_unlearn.atomic import write_text
 from gen_unlearn.benchmark.designs import Design, build_design
 from gen_unlearn.benchmark.measures import Context, measure
@@ -19,6 +21,7 @@ from gen_unlearn.benchmark.rows import FAILURES, SCHEMA, Row, reason_of
 from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED, SECOND_RETRAINED
 from gen_unlearn.benchmark.trained_models import Role
 from gen_unlearn.methods.budget import Cost
+from gen_unlearn.processes import alone
 from gen_unlearn.progress import hidden_progress
 from gen_unlearn.repro import derive_seed, digest_json
 
@@ -62,8 +65,8 @@ def train_design(task: DesignTask, bench: Bench) -> None:
         return
     _error_file(task, bench).unlink(missing_ok=True)  # of an earlier run: what failed is tried again
     try:
-        with hidden_progress():
-            _train(task, bench)
+        with hidden_progress(), alone():  # This process trains its own models, whole.
+            _train(task, bench, Accelerator(cpu=bench.accelerator.device.type == "cpu"))
     except FAILURES as error:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(_error_file(task, bench), json.dumps(reason_of(error)))
@@ -103,8 +106,8 @@ def measure_design(task: DesignTask, bench: Bench) -> None:
         bench.rows.write(replace(row, status="ok", error=None, metrics=metrics, cost=costs[part]))
 
 
-def _train(task: DesignTask, bench: Bench) -> None:
-    prepared, accelerator = task.prepared, bench.accelerator
+def _train(task: DesignTask, bench: Bench, accelerator: Accelerator) -> None:
+    prepared = task.prepared
     design = build_design(task.entry.design, task.entry.settings, bench.recipe.network)
     train, retain = prepared.case.splits.train, prepared.case.retain_images
     found: dict[str, Logits] = {}

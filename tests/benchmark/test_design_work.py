@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
-from tiny_benchmark import FINE_TUNE, RANDOM, rows_of, tiny_recipe
+from tiny_benchmark import FINE_TUNE, RANDOM, rows_of, timeless, tiny_recipe
+from two_processes import as_two
 
 from gen_unlearn.benchmark.design_work import DELETED, DesignTask, design_rows, measure_design, train_design
 from gen_unlearn.benchmark.prepared_sets import prepare_sets
@@ -36,3 +37,14 @@ def test_a_failed_design_is_told_and_tried_again(tmp_path: Path, capfd: pytest.C
     measure_design(tasks[1], bench)
     assert design_rows(tasks[1], bench)[0].metrics == before[1]["metrics"]
     assert "train" not in capfd.readouterr().err
+
+
+def test_designs_are_trained_whole_by_one_of_two_processes(tmp_path: Path) -> None:
+    training = {"images": 200, "batch_size": 50, "warmup_images": 50}
+    spm = {"design": "semi-parametric", "settings": {"training": training}}
+    recipe = tiny_recipe(forget_sets=RANDOM, methods=FINE_TUNE, designs=[spm])
+    run_benchmark(recipe, tmp_path / "one")
+    as_two(lambda _: run_benchmark(recipe, tmp_path / "two"))
+    one, two = ([timeless(row) for row in rows_of(tmp_path / out)] for out in ("one", "two"))
+    assert one == two
+    assert {row["status"] for row in one} == {"ok"}
