@@ -17,6 +17,7 @@ from gen_unlearn.pixels import resize_images, to_model_input
 from gen_unlearn.progress import progress_bar
 from gen_unlearn.repro import id_keys
 from gen_unlearn.shards import Rows
+from gen_unlearn.shared_blocks import shared_blocks
 
 BLOCK = 64
 """Images that are encoded at a time. Always as many, so that an image's keys do not depend on its company."""
@@ -53,6 +54,8 @@ def encode_rows(
 ) -> Rows:
     """Encode images, a block at a time, to exemplars sorted by id and label; repeated ones count once.
 
+    Several processes share the blocks, and all get all exemplars.
+
     Args:
         encode: maps at most `BLOCK` uint8 images to codes, int16 ``(n, length)``.
         length: of the codes.
@@ -67,13 +70,16 @@ def encode_rows(
         order = order[np.concatenate([[True], ~repeated])]
     pixels = np.empty((len(order), *picture_size, data.image_shape[2]), dtype=np.uint8)
     codes = np.empty((len(order), length), dtype=np.int16)
+
+    def encoded(start: int) -> tuple[np.ndarray, np.ndarray]:
+        images = data.images[order[start : start + BLOCK]]
+        return encode(images), resize_images(images, picture_size)
+
     with progress_bar(len(order), description) as progress:
-        for start in range(0, len(order), BLOCK):
-            rows = order[start : start + BLOCK]
-            images = data.images[rows]
-            codes[start : start + BLOCK] = encode(images)
-            pixels[start : start + BLOCK] = resize_images(images, picture_size)
-            progress.update(len(rows))
+        for start, (of_block, pictures) in shared_blocks(range(0, len(order), BLOCK), encoded):
+            codes[start : start + BLOCK] = of_block
+            pixels[start : start + BLOCK] = pictures
+            progress.update(len(pictures))
     return Rows(pixels, data.labels[order], data.ids[order], codes)
 
 

@@ -38,6 +38,7 @@ class TrainingRecord:
         parameters: number of trained numbers.
         weights_digest: SHA-256 of the averaged weights.
         threads: CPU threads that trained it; another number can give other bits.
+        processes: processes that trained it together; another number gives other bits.
     """
 
     seconds: float
@@ -46,6 +47,7 @@ class TrainingRecord:
     parameters: int
     weights_digest: str
     threads: int = field(default_factory=torch.get_num_threads)
+    processes: int = 1
 
 
 @dataclass(frozen=True)

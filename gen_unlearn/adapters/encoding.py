@@ -14,9 +14,11 @@ from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplar_keys import BLOCK, encode_rows, full_block
 from gen_unlearn.models.backbone import AdapterBackbone
+from gen_unlearn.processes import process_state
 from gen_unlearn.progress import progress_bar
 from gen_unlearn.repro import id_keys
 from gen_unlearn.shards import Rows
+from gen_unlearn.shared_blocks import shared_blocks
 
 _LEAST_SHARE = 0.1
 """A feature that hardly varies among public images must not decide every distance: its deviation counts as at
@@ -24,16 +26,17 @@ least this share of the root mean square of all."""
 
 
 @torch.inference_mode()
-def block_codes(backbone: AdapterBackbone, images: np.ndarray) -> tuple[np.ndarray, int]:
-    """Map at most `BLOCK` uint8 images ``(n, height, width, channels)`` to codes.
+def block_codes(backbone: AdapterBackbone, images: np.ndarray) -> np.ndarray:
+    """Map at most `BLOCK` uint8 images ``(n, height, width, channels)`` to codes, int16 ``(n, features)``.
 
     Each is computed from the image and the backbone alone: the block is filled up to its full size.
-
-    Returns:
-        int16 codes ``(n, features)``, and how many of the images have a code that is cut off.
     """
-    codes = backbone.codes(full_block(images).to(backbone.device))[0][: len(images)]
-    return codes, int((np.abs(codes) == LARGEST_CODE).any(axis=1).sum())
+    return backbone.codes(full_block(images).to(backbone.device))[0][: len(images)]
+
+
+def images_cut_off(codes: np.ndarray) -> int:
+    """Return how many images, of codes ``(n, features)``, have one that is cut off."""
+    return int(((codes.max(axis=1) == LARGEST_CODE) | (codes.min(axis=1) == -LARGEST_CODE)).sum())
 
 
 def encode_records(
@@ -58,16 +61,16 @@ def encode_records(
     Raises:
         ValueError: more neighbours than keys, or a feature that is not a finite number.
     """
-    keys, features, cut_off = backbone.public_keys(), backbone.encoder.out_dim, 0
+    keys, features = backbone.public_keys(), backbone.encoder.out_dim
 
     def encode(images: np.ndarray) -> np.ndarray:
-        nonlocal cut_off
-        codes, images_cut_off = block_codes(backbone, images)
-        cut_off += images_cut_off
+        codes = block_codes(backbone, images)
         return np.concatenate([codes, route(codes, keys, neighbours)], axis=1)
 
     rows = encode_rows(encode, features + neighbours, data, picture_size, description)
-    if cut_off:
+    assert rows.codes is not None, "they were encoded"
+    cut_off = images_cut_off(rows.codes[:, :features])
+    if cut_off and process_state().is_main_process:
         sys.stderr.write(
             f"note: features of {cut_off} of {len(rows.ids)} images lie 128 standard deviations from those "
             "of the public images, or further, and are cut off there\n"
@@ -92,12 +95,15 @@ def set_public_statistics(
     """
     distinct = core.select(np.unique(id_keys(core.ids), return_index=True)[1])
     features = torch.empty(len(distinct), backbone.encoder.out_dim)
+
+    def encoded(start: int) -> np.ndarray:
+        images = distinct.images[np.arange(start, min(start + BLOCK, len(distinct)))]
+        return backbone(full_block(images).to(backbone.device))[: len(images)].float().cpu().numpy()
+
     with progress_bar(len(distinct), description) as progress:
-        for start in range(0, len(distinct), BLOCK):
-            rows = np.arange(start, min(start + BLOCK, len(distinct)))
-            inputs = full_block(distinct.images[rows]).to(backbone.device)
-            features[rows] = backbone(inputs)[: len(rows)].float().cpu()
-            progress.update(len(rows))
+        for start, of_block in shared_blocks(range(0, len(distinct), BLOCK), encoded):
+            features[start : start + BLOCK] = torch.from_numpy(of_block)
+            progress.update(len(of_block))
     exact = features.double().numpy()
     deviation = exact.std(axis=0)
     least = max(_LEAST_SHARE * float(np.sqrt(np.square(deviation).mean())), float(np.finfo(np.float32).tiny))

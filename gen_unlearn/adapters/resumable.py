@@ -39,7 +39,8 @@ def fit_resumably(
     if not isinstance(family, PixelFamily):
         return recipe.fit(records, filled)
     by_size = sorted(filled, key=lambda adapter: -len(filled[adapter]))
-    at_once = family.stack * process_state().num_processes
+    process = process_state()
+    at_once = family.stack * process.num_processes
     fitted: dict[int, AdapterState] = {}
     with progress_bar(recipe.visits(filled.values()), "fit adapters") as progress:
         for start in range(0, len(by_size), at_once):
@@ -48,8 +49,9 @@ def fit_resumably(
             known = {adapter: state for adapter, file in files.items() if (state := _read(file)) is not None}
             missing = {adapter: filled[adapter] for adapter in chosen if adapter not in known}
             fresh = recipe.fit(records, missing) if missing else {}
-            for adapter, state in fresh.items():
-                _write(files[adapter], state)
+            if process.is_main_process:
+                for adapter, state in fresh.items():
+                    _write(files[adapter], state)
             fitted |= known | fresh
             progress.update(recipe.visits(filled[adapter] for adapter in chosen))
     return dict(sorted(fitted.items()))

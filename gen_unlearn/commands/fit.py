@@ -20,6 +20,7 @@ from gen_unlearn.config import Recipe, RunConfig
 from gen_unlearn.core import CoreSplit
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
+from gen_unlearn.processes import process_state
 from gen_unlearn.runs import SavedModel
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
 
@@ -59,7 +60,7 @@ def fresh_training(config: Recipe, parts: CoreSplit, project: Path | None) -> Tr
         project: folder of trackers' logs.
 
     Raises:
-        ValueError: the recipe does not fit the images, or there are several processes.
+        ValueError: the recipe does not fit the images, or the number of processes.
     """
     accelerator = _accelerator(config, project)
     fresh: Training
@@ -122,15 +123,14 @@ def _project(checkpoints: CheckpointFolder | None) -> Path | None:
 
 
 def _accelerator(config: Recipe, project: Path | None) -> Accelerator:
-    """Return devices, precision and trackers of a training, in one process."""
+    """Return devices, precision and trackers of a training."""
+    cpu = process_state().device.type == "cpu"
     AcceleratorState._reset_state()  # Each run has its own precision.
     accumulation = config.training.gradient_accumulation_steps if isinstance(config, RunConfig) else 1
-    accelerator = Accelerator(
+    return Accelerator(
+        cpu=cpu,
         mixed_precision=config.training.mixed_precision,
         gradient_accumulation_steps=accumulation,
         log_with=config.training.log_with,
         project_dir=project,
     )
-    if accelerator.num_processes > 1:
-        raise ValueError(f"training runs in one process so far, got {accelerator.num_processes}")
-    return accelerator

@@ -30,6 +30,8 @@ from gen_unlearn.training.classification_batches import (
     ClassificationBatches,
     SupportSampling,
 )
+from gen_unlearn.training.gathering import normalised_together
+from gen_unlearn.training.steps import close_trackers
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class ClassifierTraining:
             seed=config.seed,
             augmentation=Augmentation(training.shift, training.horizontal_flip),
             exemplars=_exemplars_of_steps(training) if voting else None,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
         )
         return cls(config, network, batches, parts.deletable, accelerator)
 
@@ -83,10 +87,11 @@ class ClassifierTraining:
         config, data, network = self.config, self.deletable, self.network
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(derive_seed(config.seed, "dropout", self.accelerator.process_index))
-            progress = train_classifier(
-                network, self.batches, config.training, self.accelerator, checkpoints, description
-            )
-        self.accelerator.end_training()
+            with normalised_together(network, self.accelerator.num_processes):
+                progress = train_classifier(
+                    network, self.batches, config.training, self.accelerator, checkpoints, description
+                )
+        close_trackers(self.accelerator)
         network.eval()
         size, exemplars = data.image_shape[:2], None
         if isinstance(network, SemiParametricClassifier):

@@ -27,6 +27,7 @@ from gen_unlearn.training.batches import (
 )
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
 from gen_unlearn.training.diffusion import train_diffusion
+from gen_unlearn.training.steps import close_trackers
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class GeneratorTraining:
                 checkpoints,
                 description,
             )
-        accelerator.end_training()
+        close_trackers(accelerator)
         model.eval()
         return self.pipeline, progress
 

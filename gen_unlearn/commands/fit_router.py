@@ -19,6 +19,7 @@ from gen_unlearn.models.backbone import AdapterBackbone
 from gen_unlearn.models.encoders import encoder_architecture, load_encoder_weights
 from gen_unlearn.repro import derive_seed
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
+from gen_unlearn.training.steps import close_trackers
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class RouterTraining:
         """
         progress = Progress(loss=0.0)
         if self.encoder is None:
-            self.accelerator.end_training()
+            close_trackers(self.accelerator)
         else:
             _, progress = self.encoder.fit(checkpoints, description)
         started = time.perf_counter()

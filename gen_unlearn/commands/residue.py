@@ -208,6 +208,6 @@ def _codes(run: RunFolder, images: np.ndarray) -> tuple[np.ndarray | None, int]:
 def _record_codes(pipeline: AdapterEnsemblePipeline, images: np.ndarray) -> np.ndarray:
     """Return what an adapter ensemble keeps of images: features and routes, int16 ``(n, length)``."""
     starts, recipe = range(0, len(images), BLOCK), pipeline.recipe
-    parts = [block_codes(pipeline.network, images[start : start + BLOCK])[0] for start in starts]
+    parts = [block_codes(pipeline.network, images[start : start + BLOCK]) for start in starts]
     codes = np.concatenate(parts)
     return np.concatenate([codes, route(codes, recipe.keys, recipe.neighbours)], axis=1)

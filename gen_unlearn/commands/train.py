@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate.utils import broadcast_object_list
 
 from gen_unlearn.adapters.determinism import environment
 from gen_unlearn.commands.fit import fresh_training
@@ -35,6 +36,7 @@ def train(
     """Train the model that `config` describes into the folder `out`.
 
     A run that was interrupted continues from its newest resume point; a complete one is returned as it is.
+    Several processes train one model together; the first one writes.
 
     Args:
         config: the recipe.
@@ -45,7 +47,7 @@ def train(
     """
     split, parts = _load_data(config, [run for run in (RunFolder(out), origin) if run is not None])
     if isinstance(without, ForgetSet):
-        without = Tombstones.of(without, RunKey.fresh())
+        without = Tombstones.of(without, broadcast_object_list([RunKey.fresh()])[0])  # One for all processes.
     if without is not None:
         parts = _leave_out(parts, without)
     training = fresh_training(config, parts, out)  # First: a recipe that cannot work leaves no folder.
@@ -64,8 +66,10 @@ def train(
         started_from=starting_weights(config),
         versions=_versions(config),
     )
-    run = RunFolder.create(out, config, manifest, without)
-    run.keep_split(split.test, parts)
+    process = process_state()
+    with process.main_process_first():  # The others find the run that it starts.
+        run = RunFolder.create(out, config, manifest, without)
+        run.keep_split(split.test, parts)
     if run.manifest.training is not None:
         return RunFolder.open(out)
     made_from = f"{manifest.recipe_digest}-{run.manifest.data_digest}"
@@ -77,9 +81,12 @@ def train(
         loss=progress.loss,
         parameters=sum(parameter.numel() for parameter in training.network.parameters()),
         weights_digest=digest_state(training.network.state_dict()),
+        processes=process.num_processes,
     )
-    run.complete_training(model, record)
-    checkpoints.remove()
+    if process.is_main_process:
+        run.complete_training(model, record)
+        checkpoints.remove()
+    process.wait_for_everyone()
     return run
 
 

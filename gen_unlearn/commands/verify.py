@@ -110,13 +110,11 @@ def replay(run: RunFolder, sample: int | None = None) -> list[Check]:
 
 def _settled_head(run: RunFolder) -> str:
     """Return the head of the ledger while no change is in progress, the same in all processes."""
-    state, head = process_state(), [""]
-    if state.is_main_process:
+    head = [""]
+    if process_state().is_main_process:
         with run.change.settled():
             head = [run.ledger.head]
-    if state.num_processes > 1:
-        broadcast_object_list(head)
-    return head[0]
+    return broadcast_object_list(head)[0]
 
 
 def _replay(run: RunFolder, sample: int | None) -> list[Check]:
@@ -126,13 +124,14 @@ def _replay(run: RunFolder, sample: int | None) -> list[Check]:
     checks = [_check("replay of the exemplars", lambda: _replay_exemplars(run))]
     if run.is_ensemble:
         checks.append(_check("replay of the adapters", lambda: verify_ensemble.replay_adapters(run)))
-    if process_state().num_processes > 1:
-        skipped = "not done: training runs in one process"
-        return [*checks, Check("replay of the whole pipeline", detail=skipped, skipped=True)]
-    if run.recipe.core.mode == "public":
-        return [*checks, _check("replay of the whole pipeline", lambda: _replay_pipeline(run))]
-    skipped = "not done: the core is joint, so the weights were fit on the deleted images (exemplar-only)"
-    return [*checks, Check("replay of the weights", detail=skipped, skipped=True)]
+    if run.recipe.core.mode != "public":
+        skipped = "not done: the core is joint, so the weights were fit on the deleted images (exemplar-only)"
+        return [*checks, Check("replay of the weights", detail=skipped, skipped=True)]
+    name, record, now = "replay of the whole pipeline", run.manifest.training, process_state().num_processes
+    if record is not None and record.processes != now:
+        skipped = f"not done: it takes as many processes as trained it, {record.processes}, got {now}"
+        return [*checks, Check(name, detail=skipped, skipped=True)]
+    return [*checks, _check(name, lambda: _replay_pipeline(run))]
 
 
 def _check(name: str, work: Callable[[], str]) -> Check:

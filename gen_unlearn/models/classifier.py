@@ -69,7 +69,7 @@ class SemiParametricClassifier(ModelMixin, ConfigMixin):
         self.encoder = build_encoder(architecture)
         self.to_query = nn.Linear(self.encoder.out_dim, experts * key_dim, bias=False)
         self.to_key = nn.Linear(self.encoder.out_dim, experts * key_dim, bias=False)
-        self.gate = nn.Linear(self.encoder.out_dim, experts)
+        self.gate = nn.Linear(self.encoder.out_dim, experts).requires_grad_(experts > 1)
         with torch.no_grad():  # At first an image asks for what is like it: from there training is quick.
             self.to_query.weight.copy_(self.to_key.weight * _FIRST_SCALE)
 

@@ -157,7 +157,7 @@ class AdapterEnsemblePipeline:
         for start in range(0, max(count, 1), size):
             rows = np.arange(start, min(start + size, count))
             blocks = [images[rows[at : at + BLOCK]] for at in range(0, max(len(rows), 1), BLOCK)]
-            codes = [block_codes(self.network, block)[0] for block in blocks]
+            codes = [block_codes(self.network, block) for block in blocks]
             found.append(self._classified(np.concatenate(codes)))
         return Classified(*map(np.concatenate, zip(*found, strict=True)))
 

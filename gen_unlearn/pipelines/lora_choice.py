@@ -173,6 +173,6 @@ def _nearest_keys(images: np.ndarray, router: AdapterBackbone | None) -> np.ndar
         raise ValueError(
             "expected a pipeline with a router for query images, got one without; load the router with it"
         )
-    blocks = [block_codes(router, images[at : at + BLOCK])[0] for at in range(0, len(images), BLOCK)]
+    blocks = [block_codes(router, images[at : at + BLOCK]) for at in range(0, len(images), BLOCK)]
     keys = router.public_keys()
     return route(np.concatenate(blocks), keys, len(keys))

@@ -12,10 +12,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+_PROGRESS = "progress.json"
 
 
 class TrainingInterruptedError(Exception):
@@ -46,10 +50,13 @@ class Progress:
 class CheckpointFolder:
     """A folder of resume points ``step-00001000``, of which the newest `keep` are kept.
 
-    A resume point appears under its name by one rename, after all of it was written, so a torn
-    one is never loaded. It holds Accelerate's state, the averaged weights and a small JSON file. What a step
-    sees is derived from the step and needs no state; what the network draws by itself, as the dropout of some
-    encoders of torchvision does, continues with torch's generators, whose state is part of Accelerate's.
+    A resume point appears under its name by one rename, after all of it was written, and lists the sizes of
+    its files: a torn one is never loaded, and the one before it is. It holds Accelerate's state, the averaged
+    weights and a small JSON file. What a step sees is derived from the step and needs no state, so that
+    another number of processes can continue. What the network draws by itself, as dropout does, continues
+    with torch's generators, of which each process has its own: then as many processes as before must.
+
+    Several processes share one folder, on all of their hosts.
 
     Attributes:
         path: the folder.
@@ -61,27 +68,42 @@ class CheckpointFolder:
     recipe_digest: str
     keep: int = 1
 
-    def save(self, accelerator: Accelerator, progress: Progress, ema: EMAModel | None = None) -> None:
+    def save(
+        self, accelerator: Accelerator, progress: Progress, ema: EMAModel | None = None, drew: bool = False
+    ) -> None:
         """Write the resume point of a finished step, and drop those that are too many.
 
         Args:
             accelerator: has the state of what was prepared.
             progress: how far training has come.
             ema: the averaged weights, where there are any.
+            drew: whether the network drew random numbers by itself.
+
+        Raises:
+            ValueError: the hosts of several processes do not share the folder.
         """
         unfinished = self.path / "unfinished"
         if accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
         accelerator.wait_for_everyone()
-        accelerator.save_state(str(unfinished))
+        if not unfinished.is_dir():
+            raise ValueError(
+                f"expected {self.path} on a disk that all hosts share, got none on the host of process "
+                f"{accelerator.process_index}; choose an output folder that they share"
+            )
+        _save_state(accelerator, unfinished)
+        accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            state: dict[str, str | int] = {"recipe_digest": self.recipe_digest}
+            state: dict[str, Any] = {"recipe_digest": self.recipe_digest, "drew": drew}
+            state["processes"] = accelerator.num_processes
             if ema is not None:
                 averaged = {str(index): weights for index, weights in enumerate(ema.shadow_params)}
                 save_file(averaged, unfinished / "ema.safetensors")
                 state["ema_step"] = ema.optimization_step
-            (unfinished / "progress.json").write_text(json.dumps(asdict(progress) | state))
+            files = [file for file in unfinished.rglob("*") if file.is_file()]
+            state["sizes"] = {str(file.relative_to(unfinished)): file.stat().st_size for file in files}
+            (unfinished / _PROGRESS).write_text(json.dumps(asdict(progress) | state), encoding="utf-8")
             target = self.path / f"step-{progress.step:08d}"
             shutil.rmtree(target, ignore_errors=True)
             unfinished.rename(target)
@@ -90,20 +112,27 @@ class CheckpointFolder:
         accelerator.wait_for_everyone()
 
     def resume(self, accelerator: Accelerator, ema: EMAModel | None = None) -> Progress:
-        """Load the newest resume point into what was prepared, if there is one; return how far it got.
+        """Load the newest complete resume point into what was prepared; return how far it got.
 
         Raises:
-            ValueError: the resume point was written under another recipe.
+            ValueError: the resume point was written under another recipe, or by another number of processes
+                of a network that draws by itself.
         """
-        found = self._all()
+        found = [path for path in self._all() if _is_complete(path)]
         if not found:
             return Progress()
-        state = json.loads((found[-1] / "progress.json").read_text())
+        state = json.loads((found[-1] / _PROGRESS).read_text(encoding="utf-8"))
         if state["recipe_digest"] != self.recipe_digest:
             raise ValueError(
                 f"{found[-1]} belongs to another recipe; use another output folder, or delete it"
             )
-        accelerator.load_state(str(found[-1]))
+        if state["drew"] and state["processes"] != accelerator.num_processes:
+            raise ValueError(
+                f"expected {state['processes']} processes, which {found[-1]} was written by, got "
+                f"{accelerator.num_processes}: the network draws random numbers by itself, as dropout does, "
+                f"so that others could not continue exactly; start as many, or delete {self.path}"
+            )
+        _load_state(accelerator, found[-1])
         if ema is not None:
             averaged = load_file(found[-1] / "ema.safetensors")
             for index, weights in enumerate(ema.shadow_params):
@@ -117,6 +146,37 @@ class CheckpointFolder:
 
     def _all(self) -> list[Path]:
         return sorted(self.path.glob("step-*"))
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether all files of a resume point are there and as long as they were written."""
+    try:
+        sizes = json.loads((path / _PROGRESS).read_text(encoding="utf-8"))["sizes"]
+        return all((path / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _save_state(accelerator: Accelerator, folder: Path) -> None:
+    """Save Accelerate's state, with weights named as in the network itself, whatever it is wrapped in."""
+
+    def unwrapped(models: list[nn.Module], weights: list[dict[str, Tensor]], _folder: str) -> None:
+        weights[:] = [accelerator.unwrap_model(model).state_dict() for model in models]
+
+    hook = accelerator.register_save_state_pre_hook(unwrapped)
+    accelerator.save_state(str(folder))
+    hook.remove()
+
+
+def _load_state(accelerator: Accelerator, folder: Path) -> None:
+    """Load Accelerate's state into what was prepared, whatever it is wrapped in."""
+
+    def unwrapped(models: list[nn.Module], _folder: str) -> None:
+        models[:] = [accelerator.unwrap_model(model) for model in models]
+
+    hook = accelerator.register_load_state_pre_hook(unwrapped)
+    accelerator.load_state(str(folder))
+    hook.remove()
 
 
 class StopRequest:

@@ -15,6 +15,7 @@ from gen_unlearn.models.classifier import ClassifierNetwork, ParametricClassifie
 from gen_unlearn.models.voting import class_mean_vote, exemplar_vote
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
 from gen_unlearn.training.classification_batches import ClassificationBatch, ClassificationBatches
+from gen_unlearn.training.gathering import of_all_processes
 from gen_unlearn.training.schedule import learning_rate
 from gen_unlearn.training.steps import batch_loader, counted_steps
 
@@ -25,7 +26,7 @@ class ClassifierTrainingConfig:
 
     Attributes:
         images: images shown in all, rounded up to whole steps; exemplars are not counted.
-        batch_size: images of one step.
+        batch_size: images of one step, over all processes.
         optimizer: ``"adamw"``, or ``"sgd"`` with momentum 0.9 and Nesterov's step.
         learning_rate: peak of the learning rate.
         warmup_images: images over which it rises linearly; it then falls to 0 by a cosine.
@@ -91,29 +92,38 @@ class ClassificationLoss(nn.Module):
         network: what is trained.
         vote: who votes, see `ClassifierTrainingConfig`.
         num_classes: number of classes.
+        num_processes: how many share a step.
     """
 
-    def __init__(self, network: ClassifierNetwork, vote: str, num_classes: int) -> None:
+    def __init__(
+        self, network: ClassifierNetwork, vote: str, num_classes: int, num_processes: int = 1
+    ) -> None:
         super().__init__()
         self.network = network
         self.vote = vote
         self.num_classes = num_classes
+        self.num_processes = num_processes
 
     def forward(self, batch: ClassificationBatch) -> Tensor:
-        """Return the mean over images; those of a class that the step has no exemplar of do not count."""
+        """Return the mean over images; those of a class that the step has no exemplar of do not count.
+
+        The loss of the whole step is the mean over processes.
+        """
         if isinstance(self.network, ParametricClassifier):
             return F.cross_entropy(self.network(batch.images).float(), batch.labels)
         allowed = batch.allowed | ~batch.allowed.any(dim=1, keepdim=True)
         log_probabilities = self._vote(self.network, batch, allowed)
         known = (batch.allowed & (batch.support_labels == batch.labels[:, None])).any(dim=1)
         losses = -log_probabilities.gather(1, batch.labels[:, None]).squeeze(1)
-        return torch.where(known, losses, 0.0).sum() / known.sum().clamp_min(1)
+        return torch.where(known, losses, 0.0).sum() / batch.counted
 
     def _vote(self, network: SemiParametricClassifier, batch: ClassificationBatch, allowed: Tensor) -> Tensor:
         """Return log-probabilities ``(batch, classes)``; images and exemplars pass the encoder together."""
         features = network.encoder(torch.cat([batch.images, batch.support]))
         asking = features[: len(batch.images)]
-        keys = network.keys(features[len(batch.images) :] if len(batch.support) else asking)
+        keys = network.keys(asking if batch.mates else features[len(batch.images) :])
+        if self.num_processes > 1:
+            keys = of_all_processes(keys.float(), len(batch.support_labels))
         vote = class_mean_vote if self.vote == "prototypes" else exemplar_vote
         queries, gate = network.queries(asking), network.experts(asking)
         with torch.autocast(queries.device.type, enabled=False):  # Half precision is too coarse for scores.
@@ -145,7 +155,8 @@ def train_classifier(
     Raises:
         TrainingInterruptedError: Ctrl-C; a resume point was written if there is a place for it.
     """
-    objective = ClassificationLoss(network, config.vote, len(batches.data.class_names))
+    classes = len(batches.data.class_names)
+    objective = ClassificationLoss(network, config.vote, classes, accelerator.num_processes)
     wrapped, optimizer = accelerator.prepare(objective, build_optimizer(network, config))
     wrapped.train()
     if not any(parameter.requires_grad for parameter in network.encoder.parameters()):

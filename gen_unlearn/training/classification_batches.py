@@ -17,18 +17,22 @@ from gen_unlearn.data import IndexedImages
 from gen_unlearn.pixels import to_model_input
 from gen_unlearn.repro import id_keys, numpy_generator
 from gen_unlearn.training.batches import rows_of_step
+from gen_unlearn.training.gathering import rows_of_process
 
 
 class ClassificationBatch(NamedTuple):
-    """What one training step sees.
+    """One process's part of a training step.
 
     Attributes:
         images: images to classify in [-1, 1], ``(batch, channels, height, width)``.
         labels: their classes, int64 ``(batch,)``.
-        support: exemplars in [-1, 1] that are not among `images`, ``(n, channels, height, width)``.
-        support_labels: classes of all exemplars, int64 ``(exemplars,)``: of `support`, or of `images` where
-            these are exemplars for each other.
+        support: this process's part of the exemplars that are no images of the step, in [-1, 1],
+            ``(n, channels, height, width)``.
+        support_labels: classes of the exemplars of all processes, int64 ``(exemplars,)``.
         allowed: which exemplars may vote for which image, bool ``(batch, exemplars)``.
+        counted: images of the whole step that have an exemplar of their class, at least 1, divided by the
+            number of processes; a float32 scalar.
+        mates: whether the images of the step are the exemplars, for each other.
     """
 
     images: Tensor
@@ -36,10 +40,12 @@ class ClassificationBatch(NamedTuple):
     support: Tensor
     support_labels: Tensor
     allowed: Tensor
+    counted: Tensor
+    mates: bool
 
     def to(self, device: torch.device) -> ClassificationBatch:
         """Move everything to `device`."""
-        return ClassificationBatch(*(part.to(device) for part in self))
+        return ClassificationBatch(*(part.to(device) for part in self[:-1]), mates=self.mates)
 
 
 @dataclass(frozen=True)
@@ -54,17 +60,28 @@ class Augmentation:
     shift: int = 0
     horizontal_flip: bool = False
 
-    def __call__(self, images: Tensor, draws: np.random.Generator) -> Tensor:
-        """Change images ``(batch, channels, height, width)``, each in its own way."""
+    def __call__(
+        self, images: Tensor, draws: np.random.Generator, places: np.ndarray | None = None, count: int = 0
+    ) -> Tensor:
+        """Change images, each in its own way.
+
+        Args:
+            images: ``(batch, channels, height, width)``.
+            draws: says how.
+            places: which of `count` images that are changed together these are; `None` if they are all.
+            count: see `places`.
+        """
+        if places is None:
+            places, count = np.arange(len(images)), len(images)
         if self.shift:
-            moved = draws.integers(2 * self.shift + 1, size=(2, len(images)))
+            moved = draws.integers(2 * self.shift + 1, size=(2, count))[:, places]
             rows = torch.from_numpy(moved[0][:, None] + np.arange(images.shape[2]))
             columns = torch.from_numpy(moved[1][:, None] + np.arange(images.shape[3]))
             padded = F.pad(images, [self.shift] * 4).movedim(1, 3)
             which = torch.arange(len(images))[:, None, None]
             images = padded[which, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
         if self.horizontal_flip:
-            mirrored = torch.from_numpy(draws.random(len(images)) < 0.5)[:, None, None, None]
+            mirrored = torch.from_numpy(draws.random(count)[places] < 0.5)[:, None, None, None]
             images = torch.where(mirrored, images.flip(3), images)
         return images
 
@@ -107,15 +124,17 @@ class BatchMates:
 
 @dataclass(frozen=True)
 class ClassificationBatches(Dataset[ClassificationBatch]):
-    """Item *s* is what step *s* sees.
+    """Item *s* is what this process sees in step *s*.
 
     Attributes:
         data: the training images.
-        batch_size: images of a step.
+        batch_size: images of a step, over all processes.
         steps: steps of the whole run.
         seed: seed of the run.
         augmentation: random changes of all images.
         exemplars: what the exemplars of a step are; `None` for a parametric model.
+        process_index: which process this is.
+        num_processes: how many there are.
     """
 
     data: IndexedImages
@@ -124,10 +143,17 @@ class ClassificationBatches(Dataset[ClassificationBatch]):
     seed: int
     augmentation: Augmentation
     exemplars: SupportSampling | BatchMates | None
+    process_index: int = 0
+    num_processes: int = 1
 
     def __post_init__(self) -> None:
         if not len(self.data):
             raise ValueError("there is no training image")
+        if self.batch_size % self.num_processes:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of the number of processes "
+                f"({self.num_processes})"
+            )
 
     def __len__(self) -> int:
         return self.steps
@@ -139,16 +165,30 @@ class ClassificationBatches(Dataset[ClassificationBatch]):
         support = np.empty(0, dtype=np.int64)
         if isinstance(self.exemplars, SupportSampling):
             support = self.exemplars.choose(self.data, self._by_class, rows, self.seed, step)
-        images = to_model_input(self.data.images[np.concatenate([rows, support])])
-        images = self.augmentation(images, numpy_generator(self.seed, "augmentation", step))
+        part = rows_of_process(len(rows), self.process_index, self.num_processes)
+        of_support = rows_of_process(len(support), self.process_index, self.num_processes)
+        every = np.arange(len(rows) + len(support))
+        places = np.concatenate([every[: len(rows)][part], every[len(rows) :][of_support]])
+        draws = numpy_generator(self.seed, "augmentation", step)
+        images = to_model_input(self.data.images[np.concatenate([rows, support])[places]])
+        images = self.augmentation(images, draws, places, len(every))
+        if self.num_processes > 1:
+            # The gradients of weights then lie as torch gathers them.
+            images = images.clone(memory_format=torch.contiguous_format)
         labels = torch.from_numpy(self.data.labels[rows])
-        if self.exemplars is not None and not len(support):
+        mates = self.exemplars is not None and not len(support)
+        if mates:
             keys = id_keys(self.data.ids[rows])
-            others = torch.from_numpy(keys[:, None] != keys)
-            return ClassificationBatch(images, labels, images[:0], labels, others)
-        support_labels = torch.from_numpy(self.data.labels[support])
-        allowed = torch.ones(len(rows), len(support), dtype=torch.bool)
-        return ClassificationBatch(images[: len(rows)], labels, images[len(rows) :], support_labels, allowed)
+            allowed, support_labels = torch.from_numpy(keys[:, None] != keys), labels
+        else:
+            allowed = torch.ones(len(rows), len(support), dtype=torch.bool)
+            support_labels = torch.from_numpy(self.data.labels[support])
+        known = (allowed & (support_labels == labels[:, None])).any(dim=1)
+        counted = known.sum().clamp_min(1).float() / self.num_processes
+        size = part.stop - part.start
+        return ClassificationBatch(
+            images[:size], labels[part], images[size:], support_labels, allowed[part], counted, mates
+        )
 
     @cached_property
     def _by_class(self) -> list[np.ndarray]:

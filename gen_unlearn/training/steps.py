@@ -1,7 +1,13 @@
-"""What every training loop keeps account of: its steps, their mean loss, and its resume points."""
+"""What every training loop keeps account of: its steps, their mean loss, and its resume points.
+
+Processes that train together each keep the account, and come to the same: losses are averaged over them, and
+they stop together.
+"""
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,9 +54,10 @@ class TrainingSteps:
         accelerator: has the state of what was prepared, and the trackers.
         checkpoints: where resume points go; `None` for none.
         ema: the averaged weights, where there are any.
-        stop: whether the user asked to stop.
+        stop: whether this process was asked to stop.
         bar: what people see.
         done: finished steps and their seconds; the loss is that of the newest resume point.
+        random_state: of torch, before anything was trained.
     """
 
     config: CountedTraining
@@ -60,10 +67,13 @@ class TrainingSteps:
     stop: StopRequest
     bar: tqdm
     done: Progress
+    random_state: tuple[Tensor, ...]
 
     def __post_init__(self) -> None:
         self._mean_loss = torch.tensor(self.done.loss, device=self.accelerator.device)
         self._since = time.perf_counter()
+        self._logged = (self._since, self.done.step)
+        self._asked = torch.zeros((), device=self.accelerator.device)
 
     @property
     def images(self) -> int:
@@ -94,16 +104,36 @@ class TrainingSteps:
         now = time.perf_counter()
         self.done = replace(self.done, seconds=self.done.seconds + now - self._since)
         self._since = now
-        if self.checkpoints is not None and (self.stop.made or self._resume_point_due()):
+        stop = self._agreed_to_stop()
+        if self.checkpoints is not None and (stop or self._resume_point_due()):
             self.done = self.progress
-            self.checkpoints.save(self.accelerator, self.done, self.ema)
-        if self.stop.made:
+            drew = not all(map(torch.equal, _random_state(self.accelerator.device), self.random_state))
+            self.checkpoints.save(self.accelerator, self.done, self.ema, drew)
+        if stop:
             raise TrainingInterruptedError(self.images, self.config.steps * self.config.batch_size)
 
+    def _agreed_to_stop(self) -> bool:
+        """Whether any process was asked to stop: all of them say the same after the same step.
+
+        They ask each other after every step, and look at the answer after the next one, when it has come in
+        anyhow: no process waits for it.
+        """
+        if self.accelerator.num_processes == 1:
+            return self.stop.made
+        before = self._asked
+        asked = torch.tensor(float(self.stop.made), device=self.accelerator.device)
+        self._asked = self.accelerator.reduce(asked, "sum")
+        return bool(before > 0)
+
     def _log(self, rate: float) -> None:
-        loss = self.progress.loss
-        self.bar.set_postfix(loss=f"{loss:.4f}")
-        self.accelerator.log({"loss": loss, "lr": rate}, self.done.step)
+        loss, (since, first) = self.progress.loss, self._logged
+        self._logged = (time.perf_counter(), self.done.step)
+        shown = (self.done.step - first) * self.config.batch_size
+        speed = shown / (self._logged[0] - since)
+        memory = _peak_memory(self.accelerator.device)
+        self.bar.set_postfix(loss=f"{loss:.4f}", memory=f"{memory:.1f} GB")
+        values = {"loss": loss, "lr": rate, "images_per_second": speed, "memory_gb": memory}
+        self.accelerator.log(values, self.done.step)
 
     def _resume_point_due(self) -> bool:
         """Whether the latest step went past a multiple of `checkpoint_images`."""
@@ -130,10 +160,33 @@ def counted_steps(
         checkpoints: where resume points are and go; `None` for none.
         ema: the averaged weights, where there are any.
     """
+    first = _random_state(accelerator.device)
     done = Progress() if checkpoints is None else checkpoints.resume(accelerator, ema)
     bar = progress_bar(config.steps * config.batch_size, description, initial=done.step * config.batch_size)
     with interrupts_deferred() as stop, bar:
-        yield TrainingSteps(config, accelerator, checkpoints, ema, stop, bar, done)
+        yield TrainingSteps(config, accelerator, checkpoints, ema, stop, bar, done, first)
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, ...]:
+    """Return the state of the generators of torch that a network on a device may draw from."""
+    if device.type == "cuda":
+        return torch.get_rng_state(), torch.cuda.get_rng_state(device)
+    return (torch.get_rng_state(),)
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Return the most memory that was in use so far, in GB: of a GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def close_trackers(accelerator: Accelerator) -> None:
+    """Let the trackers write what they hold; the processes stay a group, unlike after `end_training`."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.trackers = []
 
 
 def batch_loader(batches: Dataset[Batch], positions: range, workers: int) -> DataLoader[Batch]:

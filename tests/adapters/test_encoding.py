@@ -9,7 +9,13 @@ import pytest
 import torch
 from command_line import CONFIGS
 
-from gen_unlearn.adapters.encoding import block_codes, encode_records, ensemble_recipe, set_public_statistics
+from gen_unlearn.adapters.encoding import (
+    block_codes,
+    encode_records,
+    ensemble_recipe,
+    images_cut_off,
+    set_public_statistics,
+)
 from gen_unlearn.adapters.families import AdaptersConfig
 from gen_unlearn.adapters.records import LARGEST_CODE, STEPS, Records
 from gen_unlearn.adapters.ridge import RidgeHeads
@@ -72,7 +78,7 @@ def test_records_are_features_and_routes(backbone: AdapterBackbone, data: Indexe
     assert np.array_equal(order, np.arange(len(records)))
     assert np.array_equal(routes, route(records.codes, backbone.public_keys(), NEIGHBOURS))
     row = int(np.flatnonzero((records.ids == data.ids[5]).all(axis=1))[0])
-    codes, _ = block_codes(backbone, data.images[np.array([5])])
+    codes = block_codes(backbone, data.images[np.array([5])])
     assert np.array_equal(records.codes[row], codes[0])
 
 
@@ -91,7 +97,7 @@ def test_codes_do_not_depend_on_the_company(
 
 def test_the_core_is_standardised(backbone: AdapterBackbone, core: IndexedImages) -> None:
     parts = [core.images[np.arange(start, min(start + 64, COUNT))] for start in range(0, COUNT, 64)]
-    codes = np.concatenate([block_codes(backbone, part)[0] for part in parts]).astype(np.float64)
+    codes = np.concatenate([block_codes(backbone, part) for part in parts]).astype(np.float64)
     distinct = np.unique(id_keys(core.ids), return_index=True)[1]
     assert np.abs(codes[distinct].mean(axis=0)).max() < 1
     spread = codes[distinct].std(axis=0)
@@ -147,9 +153,9 @@ def test_images_that_are_cut_off_are_counted_and_no_filling(
     tight.load_state_dict(backbone.state_dict())
     tight.deviation.div_(1000)
     for count in (1, 5, 64):
-        codes, cut_off = block_codes(tight, data.images[np.arange(count)])
-        assert cut_off == (np.abs(codes) == LARGEST_CODE).any(axis=1).sum() > 0
-    assert block_codes(backbone, data.images[np.arange(5)])[1] == 0
+        codes = block_codes(tight, data.images[np.arange(count)])
+        assert images_cut_off(codes) == (np.abs(codes) == LARGEST_CODE).any(axis=1).sum() > 0
+    assert images_cut_off(block_codes(backbone, data.images[np.arange(5)])) == 0
 
 
 def test_a_recipe_of_an_ensemble(backbone: AdapterBackbone) -> None:

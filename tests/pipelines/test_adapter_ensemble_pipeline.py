@@ -80,7 +80,7 @@ def test_says_what_the_ensemble_says(
 ) -> None:
     ensemble = fitted(backbone, records, kind)
     found = served(backbone, ensemble, tmp_path / "adapters").classified(images)
-    parts = [block_codes(backbone, images[start : start + 64])[0] for start in range(0, len(images), 64)]
+    parts = [block_codes(backbone, images[start : start + 64]) for start in range(0, len(images), 64)]
     said = ensemble.scores(np.concatenate(parts))
     assert np.array_equal(found.answering, said.answering)
     assert np.array_equal(found.probabilities.argmax(axis=1), said.scores.argmax(axis=1))

@@ -229,7 +229,7 @@ def test_a_mixture_weights_scores_by_members_and_keys(router: AdapterBackbone, p
         near = affinity(
             torch.from_numpy(public.all_images() / 127.5 - 1).permute(0, 3, 1, 2), np.full((40, 1), 2)
         )
-    codes, _ = block_codes(router, public.all_images())
+    codes = block_codes(router, public.all_images())
     exact = np.square((codes / STEPS) - keys[2].numpy()).sum(axis=1)
     np.testing.assert_allclose(-near[:, 0] * 2 * affinity.spacing, exact, rtol=0.02, atol=0.05)
     assert float(near.max()) > -0.01
@@ -268,7 +268,7 @@ def test_adapters_are_drawn_by_members_and_marked(router: AdapterBackbone) -> No
 def test_query_images_ask_the_nearest_that_answer(router: AdapterBackbone, public: IndexedImages) -> None:
     pipeline = ensemble(router)
     images = public.all_images()
-    codes, _ = block_codes(router, images)
+    codes = block_codes(router, images)
     keys = router.key_codes.numpy().astype(np.int64)
     order = np.square(codes[:, None].astype(np.int64) - keys).sum(axis=2).argsort(axis=1, kind="stable")
     expected = [[a for a in row if a in (0, 1, 2, 3)][:2] for row in order.tolist()]

@@ -282,7 +282,21 @@ def network(experts: int = 1) -> SemiParametricClassifier:
 def mates(images: Tensor, labels: list[int], names: list[int]) -> ClassificationBatch:
     """Make a step whose images are exemplars for each other; images of equal names are copies."""
     known, which = torch.tensor(labels), torch.tensor(names)
-    return ClassificationBatch(images, known, images[:0], known, which[:, None] != which)
+    return step(images, known, images[:0], known, which[:, None] != which, mates=True)
+
+
+def step(
+    images: Tensor,
+    labels: Tensor,
+    support: Tensor,
+    support_labels: Tensor,
+    allowed: Tensor,
+    mates: bool = False,
+) -> ClassificationBatch:
+    """Make a step of one process."""
+    known = (allowed & (support_labels == labels[:, None])).any(dim=1)
+    counted = known.sum().clamp_min(1).float()
+    return ClassificationBatch(images, labels, support, support_labels, allowed, counted, mates)
 
 
 def finite(model: nn.Module) -> bool:
@@ -300,12 +314,12 @@ def test_images_of_a_class_without_exemplars_do_not_count(vote: str, experts: in
     support, of_support = torch.randn(4, 1, 8, 8), torch.tensor([0, 0, 1, 2])
     loss = ClassificationLoss(model, vote, 4)
     allowed = torch.ones(3, 4, dtype=torch.bool)
-    found = loss(ClassificationBatch(images, labels, support, of_support, allowed))
-    known = loss(ClassificationBatch(images[:2], labels[:2], support, of_support, allowed[:2]))
+    found = loss(step(images, labels, support, of_support, allowed))
+    known = loss(step(images[:2], labels[:2], support, of_support, allowed[:2]))
     torch.testing.assert_close(found, known)
     found.backward()
     assert finite(model)
-    none = loss(ClassificationBatch(images[2:], labels[2:], support, of_support, allowed[2:]))
+    none = loss(step(images[2:], labels[2:], support, of_support, allowed[2:]))
     assert none.item() == 0.0
 
 
@@ -320,7 +334,9 @@ def test_an_image_alone_in_its_class_votes_and_does_not_count(vote: str, experts
     batch = mates(images, [0, 0, 0, 1, 2, 2, 0], [0, 1, 2, 3, 4, 4, 6])
     found = loss(batch)
     rest = batch._replace(images=images[counting], labels=batch.labels[counting])
-    rest = rest._replace(support=images, allowed=batch.allowed[counting])
+    rest = rest._replace(
+        support=images, allowed=batch.allowed[counting], counted=torch.tensor(4.0), mates=False
+    )
     torch.testing.assert_close(found, loss(rest))
     renamed = mates(images, [0, 0, 0, 3, 1, 1, 0], [0, 1, 2, 3, 4, 4, 6])
     torch.testing.assert_close(found, loss(renamed))
@@ -353,10 +369,11 @@ def test_an_image_that_may_ask_none_leaves_the_loss_of_the_others(vote: str) -> 
     images = torch.randn(6, 1, 8, 8)
     batch, loss = mates(images, [0, 1, 0, 1, 0, 1], [*range(6)]), ClassificationLoss(model, vote, 4)
     batch.allowed[5] = False
+    batch = step(images, batch.labels, batch.support, batch.support_labels, batch.allowed, mates=True)
     found = loss(batch)
     torch.testing.assert_close(
         found,
-        loss(ClassificationBatch(images[:5], batch.labels[:5], images, batch.labels, batch.allowed[:5])),
+        loss(step(images[:5], batch.labels[:5], images, batch.labels, batch.allowed[:5])),
     )
     found.backward()
     assert finite(model)
