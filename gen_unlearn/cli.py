@@ -16,6 +16,7 @@ from gen_unlearn.cli_base import (
     RunArgument,
     SetOption,
     app,
+    note,
     open_run,
     reports_errors,
     resumable,
@@ -134,8 +135,8 @@ def sample(
         show(f"would write {len(labels) * count} images to {out}", {"images": len(labels) * count}, as_json)
         return
     written = sample_run(folder, request, out)
-    for note in waiting_notes(folder):
-        typer.echo(f"note: {note}", err=True)
+    for text in waiting_notes(folder):
+        note(text)
     show(f"wrote {written} images and sheet.png to {out}", {"images": written, "out": str(out)}, as_json)
 
 

@@ -58,7 +58,7 @@ def reports_errors(verb: Callable[P, None]) -> Callable[P, None]:
         try:
             verb(*args, **kwargs)
         except (ValueError, OSError, RecursionError) as error:
-            typer.echo(f"error: {_one_line(str(error))}", err=True)
+            typer.echo(f"{_who()}error: {_one_line(str(error))}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt as error:
             typer.echo(": ".join(filter(None, ["interrupted", _one_line(str(error))])), err=True)
@@ -75,7 +75,8 @@ def resumable(command: str) -> Iterator[None]:
     try:
         yield
     except TrainingInterruptedError as error:
-        typer.echo(f"{error}; continue with: {command}", err=True)
+        if _speaks():
+            typer.echo(f"{error}; continue with: {command}", err=True)
         raise typer.Exit(130) from None
 
 
@@ -85,16 +86,31 @@ def open_run(path: Path) -> RunFolder:
 
     run = RunFolder.open(path)
     if run.notice is not None:
-        typer.echo(f"note: {_one_line(run.notice)}", err=True)
+        note(run.notice)
     return run
 
 
 def show(text: str, facts: dict[str, Any], as_json: bool) -> None:
     """Print for people, or one JSON object; of several processes with the same work the first one does."""
-    if os.environ.get("RANK", "0") != "0":
-        return
-    sys.stdout.write((json.dumps(facts) if as_json else _printable(text)) + "\n")
-    sys.stdout.flush()
+    if _speaks():
+        sys.stdout.write((json.dumps(facts) if as_json else _printable(text)) + "\n")
+        sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Say something beside the result, in one line on standard error; see `show` for several processes."""
+    if _speaks():
+        typer.echo(f"note: {_one_line(text)}", err=True)
+
+
+def _speaks() -> bool:
+    """Tell whether this process is the only one or the first of several; it asks without heavy imports."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _who() -> str:
+    """Return how a process other than the first begins to say that it failed, perhaps it alone."""
+    return "" if _speaks() else f"process {os.environ['RANK']}: "
 
 
 def _one_line(text: str) -> str:

@@ -17,7 +17,7 @@ from gen_unlearn.pixels import resize_images, to_model_input
 from gen_unlearn.progress import progress_bar
 from gen_unlearn.repro import id_keys
 from gen_unlearn.shards import Rows
-from gen_unlearn.shared_blocks import shared_blocks
+from gen_unlearn.shared_rows import shared_batches
 
 BLOCK = 64
 """Images that are encoded at a time. Always as many, so that an image's keys do not depend on its company."""
@@ -71,15 +71,14 @@ def encode_rows(
     pixels = np.empty((len(order), *picture_size, data.image_shape[2]), dtype=np.uint8)
     codes = np.empty((len(order), length), dtype=np.int16)
 
-    def encoded(start: int) -> tuple[np.ndarray, np.ndarray]:
-        images = data.images[order[start : start + BLOCK]]
+    def encoded(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        images = data.images[order[rows]]
         return encode(images), resize_images(images, picture_size)
 
     with progress_bar(len(order), description) as progress:
-        for start, (of_block, pictures) in shared_blocks(range(0, len(order), BLOCK), encoded):
-            codes[start : start + BLOCK] = of_block
-            pixels[start : start + BLOCK] = pictures
-            progress.update(len(pictures))
+        for rows, found in shared_batches(len(order), BLOCK, encoded) if len(order) else ():
+            codes[rows], pixels[rows] = found
+            progress.update(rows.stop - rows.start)
     return Rows(pixels, data.labels[order], data.ids[order], codes)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
+
+T = TypeVar("T")
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
 _KEEP_GROUP = "FORK_LAUNCHED"
@@ -26,6 +30,9 @@ _PLACES = (
 )
 """What launchers say of a process, and accelerate 1.15 reads (`accelerate.utils.environment`)."""
 
+_FIRST: ContextVar[bool | None] = ContextVar("first of the group", default=None)
+"""Of a process that works alone: whether it is the main one of its group."""
+
 
 def process_state() -> PartialState:
     """Return what `accelerate launch` or `torchrun` says about this process: one of one without them.
@@ -39,6 +46,25 @@ def process_state() -> PartialState:
     return PartialState(cpu=cpu)
 
 
+def is_first() -> bool:
+    """Tell whether this is the main process of its group, also while it works `alone`."""
+    known = _FIRST.get()
+    return process_state().is_main_process if known is None else known
+
+
+def from_main(value: T) -> T:
+    """Return what the main process has; each of several processes calls it with what it has itself.
+
+    A choice that decides whether processes meet again must be the same in all of them. What is looked up,
+    such as whether a file exists, is not: another program may write it in between, or a network show it late.
+    """
+    if process_state().num_processes == 1:
+        return value
+    told = [value]
+    broadcast_object_list(told)
+    return told[0]
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """Count this process as the only one, on the device that it has in its group; put the group back after.
@@ -49,9 +75,10 @@ def alone() -> Iterator[None]:
     within. What is asked of `torch.distributed` itself still reaches the group. The setting belongs to the
     whole process, with all of its threads, and may be nested.
     """
-    device = str(process_state().device)
+    device, first = str(process_state().device), is_first()
     hidden = dict.fromkeys((*_PLACES, *_MEETING))
     with ExitStack() as settings:
+        settings.callback(_FIRST.reset, _FIRST.set(first))
         settings.enter_context(_environment({**hidden, _DEVICE: device, _KEEP_GROUP: "1"}))
         for state in (PartialState, AcceleratorState, GradientState):
             settings.enter_context(_forgotten(state))

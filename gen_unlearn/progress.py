@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 from tqdm.auto import tqdm
 
-from gen_unlearn.processes import process_state
+from gen_unlearn.processes import is_first
 
 _HIDDEN = ContextVar("hidden progress bars", default=False)
 
@@ -34,7 +34,7 @@ def progress_bar(total: int, description: str, unit: str = "image", initial: int
         desc=description,
         unit=f" {unit}",
         initial=initial,
-        disable=_HIDDEN.get() or not process_state().is_local_main_process,
+        disable=_HIDDEN.get() or not is_first(),
         mininterval=0.1 if sys.stderr.isatty() else 10.0,
         delay=0.5,
         dynamic_ncols=True,

@@ -16,6 +16,7 @@ from PIL import Image
 from run_factory import INTERRUPTED, snapshot, unchanged
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
+from two_processes import as_two
 
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.evaluate import find_deletion
@@ -239,6 +240,23 @@ def test_the_retrain_gap_and_the_report(run: Path, tmp_path: Path) -> None:
     assert "prediction.batch_size" in page
     for voting in ("exemplars vote", "exemplars now", "prediction.vote", "prediction.neighbours"):
         assert voting not in page
+
+
+def test_two_processes_train_the_oracle_and_judge_as_one(run: Path, tmp_path: Path) -> None:
+    works("forget", run, "--class", "3")
+    twin = Path(shutil.copytree(run, tmp_path / "twin"))
+    oracles = ["--oracles", tmp_path / "oracles", "--oracle-seeds", 1]
+
+    def evaluate(rank: int) -> None:
+        found = run_command("evaluate", twin, *oracles)
+        assert found.exit_code == 0, found.output
+        assert ("scorecard" in found.stdout) == (rank == 0), "one table"
+
+    as_two(evaluate)
+    trained = snapshot(tmp_path / "oracles")
+    works("evaluate", run, *oracles)
+    assert snapshot(tmp_path / "oracles") == trained, "it was found"
+    assert snapshot(run) == snapshot(twin)
 
 
 def test_an_oracle_of_its_own_seed_predicts_the_same(run: Path, tmp_path: Path) -> None:

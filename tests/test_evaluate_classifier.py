@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import CONFIGS, refused, works
+from command_line import CONFIGS, refused, run_command, works
+from run_factory import snapshot
 from safetensors.torch import save_file
+from two_processes import as_two
 
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.add import add
@@ -83,6 +85,22 @@ def plain(run: RunFolder) -> RunFolder:
     """A parametric oracle."""
     without, origin = deleted_from([run.path])
     return train(parametric("seed=4"), run.path.with_name("plain"), without, origin)
+
+
+def test_two_processes_judge_as_one(run: RunFolder, oracles: list[RunFolder], tmp_path: Path) -> None:
+    one, two = copied(run, tmp_path / "one"), copied(run, tmp_path / "two")
+    asked = ["--oracle", oracles[0].path, "--oracle", oracles[1].path, "--set", "prediction.batch_size=150"]
+
+    def evaluate(rank: int) -> None:
+        found = run_command("evaluate", two.path, *asked)
+        assert found.exit_code == 0, found.output
+        assert ("scorecard" in found.stdout) == (rank == 0), "one table"
+        assert two.scorecard_path.exists()
+
+    assert run_command("evaluate", one.path, *asked).exit_code == 0
+    as_two(evaluate)
+    assert one.scorecard_path.read_bytes() == two.scorecard_path.read_bytes()
+    assert snapshot(one.path) == snapshot(two.path)
 
 
 def test_a_deleted_class_beside_retrained_models(

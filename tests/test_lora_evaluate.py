@@ -10,6 +10,8 @@ import pytest
 from command_line import CONFIGS, TINY_OVERRIDES, refused, run_command, works
 from lora_runs import DeletedRun
 from PIL import Image
+from run_factory import snapshot
+from two_processes import as_two
 
 from gen_unlearn.commands.forget import forget
 from gen_unlearn.commands.requests import ForgetRequest
@@ -54,6 +56,27 @@ def test_the_scorecard_speaks_of_adapters_alone(judged: RunFolder) -> None:
     assert card.value("membership_gap_loss_after") == 0
     names = {measure.name for measure in card.measures}
     assert {"adapter_copying_after", "before_after_w2", "visits_train", "visits_delete"} <= names
+
+
+def test_two_processes_judge_and_sample_as_one(
+    deleted: DeletedRun, judged: RunFolder, tmp_path: Path
+) -> None:
+    """Adapters are fit again, and images drawn: attacks, samples and images like one are shared."""
+    run = Path(shutil.copytree(deleted.run.path, tmp_path / "run"))
+    image = tmp_path / "query.png"
+    Image.fromarray(deleted.run.exemplar_folder().all_rows().pixels[0, ..., 0]).save(image)
+    like = ["--like", image, "--count", 3, "--set", "sampling.batch_size=2"]
+
+    def work(_: int) -> None:
+        found = run_command("evaluate", run, "--oracle", deleted.oracle.path)
+        assert found.exit_code == 0, found.output
+        found = run_command("sample", deleted.run.path, *like, "--out", tmp_path / "two")
+        assert found.exit_code == 0, found.output
+
+    assert run_command("sample", deleted.run.path, *like, "--out", tmp_path / "one").exit_code == 0
+    as_two(work)
+    assert snapshot(tmp_path / "two") == snapshot(tmp_path / "one")
+    assert RunFolder(run).scorecard_path.read_bytes() == judged.scorecard_path.read_bytes()
 
 
 def test_the_page_says_what_the_model_is(judged: RunFolder) -> None:

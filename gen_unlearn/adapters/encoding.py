@@ -15,10 +15,9 @@ from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplar_keys import BLOCK, encode_rows, full_block
 from gen_unlearn.models.backbone import AdapterBackbone
 from gen_unlearn.processes import process_state
-from gen_unlearn.progress import progress_bar
 from gen_unlearn.repro import id_keys
 from gen_unlearn.shards import Rows
-from gen_unlearn.shared_blocks import shared_blocks
+from gen_unlearn.shared_rows import shared_rows
 
 _LEAST_SHARE = 0.1
 """A feature that hardly varies among public images must not decide every distance: its deviation counts as at
@@ -94,16 +93,12 @@ def set_public_statistics(
         ValueError: too few distinct images for so many keys, or a feature that is not a finite number.
     """
     distinct = core.select(np.unique(id_keys(core.ids), return_index=True)[1])
-    features = torch.empty(len(distinct), backbone.encoder.out_dim)
 
-    def encoded(start: int) -> np.ndarray:
-        images = distinct.images[np.arange(start, min(start + BLOCK, len(distinct)))]
+    def encoded(rows: slice) -> np.ndarray:
+        images = distinct.images[np.arange(rows.start, rows.stop)]
         return backbone(full_block(images).to(backbone.device))[: len(images)].float().cpu().numpy()
 
-    with progress_bar(len(distinct), description) as progress:
-        for start, of_block in shared_blocks(range(0, len(distinct), BLOCK), encoded):
-            features[start : start + BLOCK] = torch.from_numpy(of_block)
-            progress.update(len(of_block))
+    features = torch.from_numpy(shared_rows(len(distinct), BLOCK, encoded, description))
     exact = features.double().numpy()
     deviation = exact.std(axis=0)
     least = max(_LEAST_SHARE * float(np.sqrt(np.square(deviation).mean())), float(np.finfo(np.float32).tiny))

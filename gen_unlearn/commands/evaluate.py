@@ -50,7 +50,8 @@ def evaluate(
     """Measure a run as it is now, and what a deletion changed; write the scorecard into the run.
 
     Samples are kept in the run, so an evaluation before a deletion is what makes the comparison with
-    after possible.
+    after possible. Several processes share sampling, features and attacks, and compute the same measures; the
+    main one writes.
 
     Args:
         run: the run.
@@ -94,20 +95,21 @@ def evaluate(
         samples={state: path.name for state, path in sampled.states.items()},
         notes=(*notes, *leakage.notes, *detection_notes(distances, detect)),
     )
-    write_text(run.scorecard_path, card.to_json())
+    process = process_state()
+    if process.is_main_process:
+        write_text(run.scorecard_path, card.to_json())
+    process.wait_for_everyone()
     return card
 
 
 def _require_comparable(run: RunFolder, oracles: Sequence[RunFolder]) -> None:
-    """Refuse oracles that are not this run's, or of one seed, and several processes."""
+    """Refuse oracles that are not this run's, or of one seed."""
     for oracle in oracles:
         require_oracle(run, oracle)
     if len({oracle.manifest.recipe_digest for oracle in oracles}) < len(oracles):
         raise ValueError(
             f"expected oracles of different training seeds, got {len(oracles)}, some of one seed"
         )
-    if (processes := process_state().num_processes) > 1:
-        raise ValueError(f"a run is judged in one process so far, got {processes}")
 
 
 def _open_all(paths: Sequence[Path], run: RunFolder) -> list[EncodedImageSet]:
@@ -173,17 +175,19 @@ def _measure_copies(run: RunFolder, evidence: Evidence, measurer: Measurer) -> l
 
 
 def find_judge(run: RunFolder, train: IndexedImages) -> JudgeClassifier:
-    """Load the run's judge, training it on the training split the first time."""
+    """Load the run's judge; the first time the main process trains it on the training split."""
     config, seed = run.config.evaluation.judge, run.config.evaluation.judge_seed
     made_from = run.key.seal("judge", digest_json([asdict(config), seed, train.digest]))
     folder = run.metrics_path / f"judge-{made_from[:12]}"
-    device = process_state().device
-    if not folder.exists():
+    process = process_state()
+    device = process.device
+    if process.is_main_process and not folder.exists():
         model = train_judge(train.all_images(), train.labels, len(train.class_names), config, seed, device)
         unfinished = run.metrics_path / "judge.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished)
         unfinished.rename(folder)
+    process.wait_for_everyone()
     return JudgeClassifier.from_pretrained(folder, local_files_only=True).to(device).eval()
 
 

@@ -43,6 +43,9 @@ from gen_unlearn.unlearned_runs import origin_of
 def evaluate_classifier(run: RunFolder, oracles: Sequence[RunFolder] = ()) -> Scorecard:
     """Measure a classifier as it is now, and what a deletion changed; write the scorecard into the run.
 
+    Several processes share the classifying and the fitting of adapters, and compute the same measures; the
+    main one writes.
+
     Args:
         run: the run.
         oracles: runs that were trained without what was deleted from `run`, of different training seeds:
@@ -76,8 +79,11 @@ def evaluate_classifier(run: RunFolder, oracles: Sequence[RunFolder] = ()) -> Sc
             *attacks.notes,
         ),
     )
-    run.metrics_path.mkdir(exist_ok=True)
-    write_text(run.scorecard_path, card.to_json())
+    process = process_state()
+    if process.is_main_process:
+        run.metrics_path.mkdir(exist_ok=True)
+        write_text(run.scorecard_path, card.to_json())
+    process.wait_for_everyone()
     return card
 
 
@@ -91,7 +97,7 @@ def classification_plan(run: RunFolder) -> dict[str, int]:
 
 
 def _by_state(run: RunFolder, oracles: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
-    """Sort retrained runs into those with and without exemplars; refuse strangers and several processes."""
+    """Sort retrained runs into those with and without exemplars; refuse strangers."""
     sorted_runs: dict[str, list[RunFolder]] = {"oracle": [], "parametric": []}
     for oracle in oracles:
         if oracle.recipe.model.kind == "parametric":
@@ -105,8 +111,6 @@ def _by_state(run: RunFolder, oracles: Sequence[RunFolder]) -> dict[str, list[Ru
             f"expected oracles of different training seeds, got {len(oracles)}, some of one seed"
         )
     require_one_recipe(sorted_runs["parametric"])
-    if (processes := process_state().num_processes) > 1:
-        raise ValueError(f"a run is judged in one process so far, got {processes}")
     return sorted_runs
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.train import deleted_from, require_same_weights, train
 from gen_unlearn.indexed_images import unique_ids
+from gen_unlearn.processes import process_state
 from gen_unlearn.runs import RunFolder
 
 
@@ -125,6 +126,7 @@ def find_oracles(run: RunFolder, folder: Path, seeds: Sequence[int]) -> list[Run
     """
     without, origin = deleted_from([run.path])
     known = _known_oracles(run, folder, without.digest)
+    process_state().wait_for_everyone()  # All have looked before an oracle is trained.
     oracles = []
     for seed in seeds:
         digest = _recipe_digest(run, seed)

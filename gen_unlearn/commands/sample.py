@@ -14,9 +14,11 @@ from gen_unlearn.indexed_images import class_index
 from gen_unlearn.pipelines.loading import served_classes
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
 from gen_unlearn.pipelines.sampling import GeneratorPipeline, SamplingConfig, sample_images
+from gen_unlearn.processes import process_state
 from gen_unlearn.report.images import save_grid
 from gen_unlearn.repro import derive_seed, torch_generator
 from gen_unlearn.runs import RunFolder
+from gen_unlearn.shared_rows import shared_rows
 
 _NULL_NAME = "null"
 
@@ -66,6 +68,8 @@ class SampleRequest:
 def sample(run: RunFolder, request: SampleRequest, out: Path) -> int:
     """Write ``CLASS-INDEX.png`` for every image, and ``sheet.png`` with a row for each class.
 
+    Several processes share the sampling; the main one writes, and the others wait.
+
     Returns:
         The number of images.
     """
@@ -82,11 +86,14 @@ def sample(run: RunFolder, request: SampleRequest, out: Path) -> int:
         height, width, channels = run.manifest.image_shape
         query = decode_image(request.like, size=(height, width), channels=channels)
         images = _sample_like(pipeline, query, labels, indices, run.config.sampling)
-    out.mkdir(parents=True, exist_ok=True)
-    for image, label, index in zip(images, labels, indices, strict=True):
-        name = _NULL_NAME if label is None else _file_name(run.manifest.class_names[label])
-        _picture(image).save(out / f"{name}-{index:05d}.png")
-    save_grid(out / "sheet.png", images, columns=min(request.count, 20))
+    state = process_state()
+    if state.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        for image, label, index in zip(images, labels, indices, strict=True):
+            name = _NULL_NAME if label is None else _file_name(run.manifest.class_names[label])
+            _picture(image).save(out / f"{name}-{index:05d}.png")
+        save_grid(out / "sheet.png", images, columns=min(request.count, 20))
+    state.wait_for_everyone()
     return len(images)
 
 
@@ -99,12 +106,11 @@ def _sample_like(
 ) -> np.ndarray:
     """Sample with the adapters nearest to an image, from the noise that each label and index always has."""
     pipeline.set_progress_bar_config(disable=True)
-    batches = []
-    for start in range(0, len(labels), config.batch_size):
-        asked = list(labels[start : start + config.batch_size])
-        numbers = indices[start : start + config.batch_size]
+
+    def batch(rows: slice) -> np.ndarray:
+        asked, numbers = list(labels[rows]), indices[rows]
         pairs = list(zip(asked, numbers, strict=True))
-        images = pipeline(
+        return pipeline(
             asked,
             query_images=np.repeat(query[np.newaxis], len(asked), axis=0),
             composition=config.composition,
@@ -119,8 +125,8 @@ def _sample_like(
             output_type="uint8",
             return_dict=False,
         )[0]
-        batches.append(images)
-    return np.concatenate(batches)
+
+    return shared_rows(len(labels), config.batch_size, batch, "sample")
 
 
 def _picture(image: np.ndarray) -> Image.Image:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate.utils import broadcast_object_list
 
 from gen_unlearn.adapters.determinism import environment
 from gen_unlearn.commands.fit import fresh_training
@@ -19,7 +18,7 @@ from gen_unlearn.data import Split, load_split
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.manifest import RunManifest, TrainingRecord
 from gen_unlearn.metrics.weights import file_sha256
-from gen_unlearn.processes import process_state
+from gen_unlearn.processes import from_main, process_state
 from gen_unlearn.repro import digest_bytes, digest_json, digest_state, software_versions
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.sealing import RunKey, Tombstones
@@ -47,7 +46,7 @@ def train(
     """
     split, parts = _load_data(config, [run for run in (RunFolder(out), origin) if run is not None])
     if isinstance(without, ForgetSet):
-        without = Tombstones.of(without, broadcast_object_list([RunKey.fresh()])[0])  # One for all processes.
+        without = Tombstones.of(without, from_main(RunKey.fresh()))  # One for all processes.
     if without is not None:
         parts = _leave_out(parts, without)
     training = fresh_training(config, parts, out)  # First: a recipe that cannot work leaves no folder.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from accelerate.utils import broadcast_object_list
 
 from gen_unlearn.changes import refuse_links
 from gen_unlearn.commands import verify_ensemble
@@ -23,7 +22,7 @@ from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.indexed_images import first_few
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
-from gen_unlearn.processes import process_state
+from gen_unlearn.processes import from_main, process_state
 from gen_unlearn.repro import ID_BYTES, id_keys, ids_to_hex
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.shards import Rows, row_keys, sha256
@@ -114,7 +113,7 @@ def _settled_head(run: RunFolder) -> str:
     if process_state().is_main_process:
         with run.change.settled():
             head = [run.ledger.head]
-    return broadcast_object_list(head)[0]
+    return from_main(head[0])
 
 
 def _replay(run: RunFolder, sample: int | None) -> list[Check]:
@@ -244,7 +243,7 @@ def _surviving(run: RunFolder) -> tuple[IndexedImages, Rows]:
         keys, first = np.unique(id_keys(train.ids), return_index=True)
         data = train.select(first[np.searchsorted(keys, id_keys(rows.ids))])
         data = replace(data, labels=rows.labels, class_names=folder.class_names)
-    return data.select(np.random.default_rng().permutation(len(data))), missing
+    return data.select(from_main(np.random.default_rng().permutation(len(data)))), missing
 
 
 def _require_added(run: RunFolder, missing: Rows) -> None:

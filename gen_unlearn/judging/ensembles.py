@@ -21,6 +21,7 @@ from gen_unlearn.indexed_images import unique_ids
 from gen_unlearn.metrics.auc import Stratum, area_under_curve
 from gen_unlearn.metrics.scorecard import Measure
 from gen_unlearn.models.backbone import AdapterBackbone
+from gen_unlearn.processes import alone
 from gen_unlearn.repro import among, keyed_order, numpy_generator
 from gen_unlearn.runs import RunFolder
 
@@ -69,6 +70,9 @@ class Findings(NamedTuple):
 def attack_run(run: RunFolder, network: AdapterBackbone, split: Split) -> Findings:
     """Attack the ensemble of a run as it is now; nothing on disk changes.
 
+    Of several processes each makes all attacks `alone`: deletions that follow one another, of a few adapters
+    each, are too small to share.
+
     Args:
         run: an adapter ensemble.
         network: its backbone.
@@ -95,7 +99,8 @@ def attack_run(run: RunFolder, network: AdapterBackbone, split: Split) -> Findin
         config.model.adapters.minimum_batch,
         config.evaluation.seed,
     )
-    return attack(target)
+    with alone():
+        return attack(target)
 
 
 def attack(target: Target) -> Findings:

@@ -17,11 +17,13 @@ from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
 from gen_unlearn.pixels import to_uint8
 from gen_unlearn.repro import keyed_order
 from gen_unlearn.shards import Rows
+from gen_unlearn.shared_rows import shared_rows
 
 MOST_DELETED = 10
 """Deleted images that are looked for, of as many adapters if there are so many."""
 
 _DRAWS, _CONTROLS = 16, 10
+_KINDS = ("held_out", "retained")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,7 @@ def measure_extraction(ensemble: RefittableEnsemble, held_out: Rows, steps: int)
     """Attack the model with the one before its deletions in hand; nothing if nothing can be compared.
 
     An adapter that waits to be rebuilt is left out, as it gives nothing away yet. One without any image left
-    is the backbone alone.
+    is the backbone alone. Several processes share the deleted images that are looked for.
 
     Args:
         ensemble: the run as it is now, with what was deleted.
@@ -58,21 +60,35 @@ def measure_extraction(ensemble: RefittableEnsemble, held_out: Rows, steps: int)
     if not targets:
         return []
     ensemble.pipeline.set_progress_bar_config(disable=True)
-    kinds = ("held_out", "retained")
-    shares = {kind: np.full((len(targets), len(WEIGHTS)), np.nan) for kind in kinds}
-    for row, target in enumerate(targets):
-        samples = _draw(ensemble, target, steps)
-        for column in range(len(WEIGHTS)):
-            drawn = samples[column * _DRAWS : (column + 1) * _DRAWS]
-            for kind, controls in target.controls.items():
-                if len(controls):
-                    shares[kind][row, column] = nearer_share(target.image, controls, drawn)
+    before = ensemble.before  # It is fit by all processes together, if it was not yet.
+    found = shared_rows(
+        len(targets),
+        1,
+        lambda rows: np.stack(
+            [_shares(ensemble.pipeline, before, target, steps) for target in targets[rows]]
+        ),
+        "draw before and after",
+    )
+    shares = {kind: np.ascontiguousarray(found[:, number]) for number, kind in enumerate(_KINDS)}
     return [
         _measure(
             weight, shares["held_out"][:, column], shares["retained"][:, column], shares["held_out"][:, 0]
         )
         for column, weight in enumerate(WEIGHTS)
     ]
+
+
+def _shares(
+    after: AdapterEnsembleDDPMPipeline, before: AdapterEnsembleDDPMPipeline, target: _Target, steps: int
+) -> np.ndarray:
+    """Return `nearer_share` by kind of control and weight, float64 ``(kinds, weights)``; NaN without any."""
+    samples = _draw(after, before, target, steps)
+    shares = np.full((len(_KINDS), len(WEIGHTS)), np.nan)
+    for row, kind in enumerate(_KINDS):
+        for column in range(len(WEIGHTS) if len(target.controls[kind]) else 0):
+            drawn = samples[column * _DRAWS : (column + 1) * _DRAWS]
+            shares[row, column] = nearer_share(target.image, target.controls[kind], drawn)
+    return shares
 
 
 def _targets(ensemble: RefittableEnsemble, held_out: Rows) -> list[_Target]:
@@ -114,19 +130,20 @@ def _nearest(ensemble: RefittableEnsemble, rows: Rows, label: int, adapter: int)
     return same.pixels[np.argsort(distances, kind="stable")[:_CONTROLS]]
 
 
-def _draw(ensemble: RefittableEnsemble, target: _Target, steps: int) -> np.ndarray:
+def _draw(
+    after: AdapterEnsembleDDPMPipeline, before: AdapterEnsembleDDPMPipeline, target: _Target, steps: int
+) -> np.ndarray:
     """Sample with every weight, uint8 ``(n, height, width, channels)``."""
-    pipeline = ensemble.pipeline
     samples = draw_between(
-        pipeline,
-        _predictor(ensemble.before, target),
-        _predictor(pipeline, target),
-        pipeline.denoiser.sample_shape,
+        after,
+        _predictor(before, target),
+        _predictor(after, target),
+        after.denoiser.sample_shape,
         target.name,
         draws=_DRAWS,
         steps=steps,
     )
-    return to_uint8(pipeline.denoiser.decode(samples))
+    return to_uint8(after.denoiser.decode(samples))
 
 
 def _predictor(pipeline: AdapterEnsembleDDPMPipeline, target: _Target) -> NoisePredictor:

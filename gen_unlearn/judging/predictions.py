@@ -14,6 +14,7 @@ from gen_unlearn.metrics.forgetting import confusion_counts
 from gen_unlearn.metrics.scorecard import Measure
 from gen_unlearn.pipelines.adapter_ensemble import AdapterEnsemblePipeline
 from gen_unlearn.pipelines.classification import ClassificationPipeline
+from gen_unlearn.shared_rows import shared_rows
 
 SETS = {
     "forget": "deleted images",
@@ -64,8 +65,9 @@ class JudgedImages:
     def classified_by(self, pipeline: ClassificationPipeline) -> dict[str, np.ndarray]:
         """Return the probabilities that a model gives in each set, float64 ``(n, classes)``.
 
-        They are equal for all classes where no adapter of an ensemble answers. Adapters that are held back
-        are judged by all their scores, which are not published.
+        Several processes share the images, batch by batch, and all get all probabilities. These are equal for
+        all classes where no adapter of an ensemble answers. Adapters that are held back are judged by all
+        their scores, which are not published.
 
         Raises:
             ValueError: no exemplar is left.
@@ -75,10 +77,20 @@ class JudgedImages:
             pipeline = pipeline.with_all_scores()
         return self.by_set(
             *(
-                _answered(pipeline.probabilities(part.images)) if len(part) else np.empty((0, classes))
+                _answered(_probabilities(pipeline, part)) if len(part) else np.empty((0, classes))
                 for part in (self.forget, self.retain, self.held_out)
             )
         )
+
+
+def _probabilities(pipeline: ClassificationPipeline, part: IndexedImages) -> np.ndarray:
+    """Classify images, in the batches that the pipeline would make of them."""
+    return shared_rows(
+        len(part),
+        pipeline.prediction.batch_size,
+        lambda rows: pipeline.probabilities(part.images[np.arange(rows.start, rows.stop)]),
+        "classify",
+    )
 
 
 def _answered(probabilities: np.ndarray) -> np.ndarray:

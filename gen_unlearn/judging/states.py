@@ -9,6 +9,7 @@ from pathlib import Path
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.judging.evidence import Deletion, Evidence
 from gen_unlearn.pipelines.loading import samples_without_class, served_classes
+from gen_unlearn.processes import from_main, process_state
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.samples import SamplePlan, SampleSet, generate_samples
 from gen_unlearn.unlearned_runs import origin_of
@@ -59,7 +60,10 @@ def sample_plan(run: RunFolder) -> SamplePlan:
 
 
 def sample_states(run: RunFolder, oracles: Sequence[RunFolder]) -> SampledStates:
-    """Sample every state that can still be sampled, unless that was done before."""
+    """Sample every state that can still be sampled, unless that was done before.
+
+    Several processes share the sampling; the main one says what is there, and writes.
+    """
     plan = sample_plan(run)
     notes = [] if _has_null_class(run) else [_NO_NULL_CLASS]
     if not run.receipts():
@@ -67,10 +71,11 @@ def sample_states(run: RunFolder, oracles: Sequence[RunFolder]) -> SampledStates
         return SampledStates({"before": before}, notes=tuple(notes))
     files: dict[str, Path] = {}
     before = plan.path(run.samples_path, run.undeleted_state_digest())
-    origin = None if before.exists() else origin_of(run)
+    kept = from_main(before.exists())
+    origin = None if kept else origin_of(run)
     if origin is not None:
         files["before"] = _sample(origin, plan, run.samples_path, "sample before")
-    elif before.exists():
+    elif kept:
         files["before"] = before
     elif run.manifest.unlearned is not None:
         notes.append("The run that this one was made from is not where it was: there is nothing before.")
@@ -102,7 +107,7 @@ def _sample(generator: RunFolder, plan: SamplePlan, folder: Path, description: s
     """
     entries = generator.ledger.entries
     path = plan.path(folder, generator.state_digest())
-    if path.exists():
+    if from_main(path.exists()):
         return path
     pipeline = generator.load_pipeline()
     if generator.ledger.entries != entries:
@@ -110,5 +115,11 @@ def _sample(generator: RunFolder, plan: SamplePlan, folder: Path, description: s
             f"expected {generator.path} as it was when the command started, but it was changed since; "
             f"nothing was sampled; run the command again"
         )
-    generate_samples(pipeline, served_classes(pipeline), plan, description).save(path)
+    samples, process = (
+        generate_samples(pipeline, served_classes(pipeline), plan, description),
+        process_state(),
+    )
+    if process.is_main_process:
+        samples.save(path)
+    process.wait_for_everyone()
     return path

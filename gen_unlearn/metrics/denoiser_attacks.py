@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from gen_unlearn.pipelines.denoising import NoisePredictor
-from gen_unlearn.progress import progress_bar
 from gen_unlearn.repro import torch_generator
+from gen_unlearn.shared_rows import shared_rows
 
 AttackName = Literal["loss", "secmi", "pia", "pian", "clid"]
 ATTACKS: tuple[AttackName, ...] = get_args(AttackName)
@@ -206,7 +206,7 @@ def attack_scores(
     null_denoiser_of: Callable[[slice], Denoiser] | None = None,
     wanted: Collection[AttackName] = ATTACKS,
 ) -> dict[str, np.ndarray]:
-    """Run the attacks that need one model, in batches.
+    """Run the attacks that need one model, in batches, which several processes share: all get all scores.
 
     Args:
         images: float32 ``(n, c, h, w)`` in [-1, 1].
@@ -236,19 +236,19 @@ def attack_scores(
         "pian": lambda batch, _, denoiser: pian_score(batch, denoiser, schedule, config),
     }
     names = [name for name in ATTACKS if name in wanted and (name != "clid" or null_denoiser_of is not None)]
-    scores: dict[str, np.ndarray] = {name: np.empty(len(images)) for name in names}
-    with progress_bar(len(images), description) as progress:
-        for start in range(0, len(images), config.batch_size):
-            rows = slice(start, min(start + config.batch_size, len(images)))
-            batch, denoiser = images[rows].to(device), denoiser_of(rows)
-            found = {name: attacks[name](batch, keys[rows], denoiser) for name in names if name in attacks}
-            if "clid" in names and null_denoiser_of is not None:
-                loss = found["loss"] if "loss" in found else attacks["loss"](batch, keys[rows], denoiser)
-                found["clid"] = loss - attacks["loss"](batch, keys[rows], null_denoiser_of(rows))
-            for name, values in found.items():
-                scores[name][rows] = values
-            progress.update(len(batch))
-    return scores
+    if not names:
+        return {}
+
+    def scored(rows: slice) -> np.ndarray:
+        batch, denoiser = images[rows].to(device), denoiser_of(rows)
+        found = {name: attacks[name](batch, keys[rows], denoiser) for name in names if name in attacks}
+        if "clid" in names and null_denoiser_of is not None:
+            loss = found["loss"] if "loss" in found else attacks["loss"](batch, keys[rows], denoiser)
+            found["clid"] = loss - attacks["loss"](batch, keys[rows], null_denoiser_of(rows))
+        return np.stack([found[name] for name in names], axis=1)
+
+    scores = shared_rows(len(images), config.batch_size, scored, description)
+    return {name: np.ascontiguousarray(scores[:, column]) for column, name in enumerate(names)}
 
 
 def _initial_noise(images: Tensor, denoiser: Denoiser) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +23,7 @@ from gen_unlearn.metrics.features import (
 from gen_unlearn.processes import process_state
 from gen_unlearn.progress import progress_bar
 from gen_unlearn.repro import digest_bytes, numpy_generator
+from gen_unlearn.shared_rows import shared_rows
 
 BLOCK = 1024
 """Images whose features are kept, and found again, together."""
@@ -135,7 +136,8 @@ def measure_features(
     """Extract the features of a set of images, or find those that were extracted before.
 
     Images are read by threads ahead of the network, so that two batches of them are in memory and not the
-    set. With several processes each takes some of the blocks; they meet in the cache.
+    set. With several processes each takes some of the blocks; they meet in the cache, which all must see, or
+    without one send each other the features, which lie in memory anyway.
 
     Args:
         images: the images.
@@ -144,41 +146,45 @@ def measure_features(
         batch_size: images that go through the network at once.
 
     Raises:
-        ValueError: there are fewer than two images, they do not have one size although the extractor does
-            not resize, or there are several processes and no cache.
+        ValueError: there are fewer than two images, or they do not have one size although the extractor does
+            not resize.
         ImageDecodeError: an image cannot be decoded.
     """
     if len(images) < 2:
         raise ValueError(f"expected at least two images in {images.name}, got {len(images)}")
-    state = process_state()
-    if cache is None and state.num_processes > 1:
-        raise ValueError(
-            f"expected a folder for features that {state.num_processes} processes share, got none"
-        )
-    protocol = MeasurementProtocol.of(extractor, images.read(0))
-    blocks: list[np.ndarray | Path] = []
-    keys, lengths = [], []
-    with (
-        progress_bar(len(images), f"features of {images.name}") as progress,
-        ThreadPoolExecutor(_READERS) as readers,
-    ):
-        for number, start in enumerate(range(0, len(images), BLOCK)):
-            rows = range(start, min(start + BLOCK, len(images)))
-            keys.append(digest_bytes(*readers.map(images.digest, rows)))
-            lengths.append(len(rows))
-            path = None if cache is None else cache / f"{_key(keys[-1], protocol)}.safetensors"
-            if path is None:
-                blocks.append(_extract(images, rows, extractor, protocol, readers, batch_size))
-            else:
-                blocks.append(path)
-                if not path.exists() and number % state.num_processes == state.process_index:
-                    features = _extract(images, rows, extractor, protocol, readers, batch_size)
-                    _save(path, {"features": features})
-            progress.update(len(rows))
+    protocol, description = MeasurementProtocol.of(extractor, images.read(0)), f"features of {images.name}"
+    places = [slice(start, min(start + BLOCK, len(images))) for start in range(0, len(images), BLOCK)]
+    lengths = tuple(rows.stop - rows.start for rows in places)
+    with ThreadPoolExecutor(_READERS) as readers:
+
+        def key(rows: slice) -> str:
+            return digest_bytes(*readers.map(images.digest, range(rows.start, rows.stop)))
+
+        def extract(rows: slice) -> np.ndarray:
+            numbers = range(rows.start, rows.stop)
+            return _extract(images, numbers, extractor, protocol, readers, batch_size)
+
+        if cache is None:
+            features = shared_rows(len(images), BLOCK, extract, description)
+            digest = _digest(key(rows) for rows in places)
+            return FeatureSet(images.name, digest, protocol, [features[rows] for rows in places], lengths)
+        state, keys, paths = process_state(), [], []
+        with progress_bar(len(images), description) as progress:
+            for number, rows in enumerate(places):
+                keys.append(key(rows))
+                paths.append(cache / f"{_key(keys[-1], protocol)}.safetensors")
+                if number % state.num_processes == state.process_index and not paths[-1].exists():
+                    _save(paths[-1], {"features": extract(rows)})
+                progress.update(lengths[number])
     state.wait_for_everyone()
-    digest = digest_bytes(*(key.encode() for key in keys))
-    kept_stats = None if cache is None else cache / f"{_key(digest, protocol)}-stats.safetensors"
-    return FeatureSet(images.name, digest, protocol, blocks, tuple(lengths), kept_stats)
+    digest = _digest(keys)
+    kept_stats = cache / f"{_key(digest, protocol)}-stats.safetensors"
+    return FeatureSet(images.name, digest, protocol, paths, lengths, kept_stats)
+
+
+def _digest(keys: Iterable[str]) -> str:
+    """Return the digest of a set from those of its blocks."""
+    return digest_bytes(*(key.encode() for key in keys))
 
 
 def _key(digest: str, protocol: MeasurementProtocol) -> str:

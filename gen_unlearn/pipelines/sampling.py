@@ -13,8 +13,8 @@ from gen_unlearn.pipelines.denoising import Sampler
 from gen_unlearn.pipelines.lora_choice import Composition
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
 from gen_unlearn.pipelines.semiparametric import OnEmptyClass, SemiParametricDDPMPipeline
-from gen_unlearn.progress import progress_bar
 from gen_unlearn.repro import derive_seed, torch_generator
+from gen_unlearn.shared_rows import shared_rows
 
 GeneratorPipeline = SemiParametricDDPMPipeline | ClassConditionalDDPMPipeline | AdapterEnsembleDDPMPipeline
 
@@ -75,7 +75,7 @@ def sample_images(
 
     An image depends on its label and its index, not on the batch it is computed in nor on the images
     beside it: the noise and the exemplars of image `index` of a class stay the same when other
-    classes come or go.
+    classes come or go. Several processes share the batches, see `shared_rows`, and all get every image.
 
     Args:
         pipeline: the generator.
@@ -91,15 +91,11 @@ def sample_images(
     if not labels or len(labels) != len(indices):
         raise ValueError(f"expected one index for each of some labels, got {len(labels)} and {len(indices)}")
     pipeline.set_progress_bar_config(disable=True)
-    batches: list[np.ndarray] = []
-    with progress_bar(len(labels), description) as progress:
-        for start in range(0, len(labels), config.batch_size):
-            batch_labels = list(labels[start : start + config.batch_size])
-            batch_indices = list(indices[start : start + config.batch_size])
-            images = _sampled(pipeline, batch_labels, batch_indices, config, on_empty_class)
-            batches.append(images)
-            progress.update(len(batch_labels))
-    return np.concatenate(batches)
+
+    def batch(rows: slice) -> np.ndarray:
+        return _sampled(pipeline, list(labels[rows]), list(indices[rows]), config, on_empty_class)
+
+    return shared_rows(len(labels), config.batch_size, batch, description)
 
 
 def _sampled(

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
+from two_processes import as_two
 
 from gen_unlearn.image_sets import ImageArray
 from gen_unlearn.metrics import feature_sets
@@ -81,6 +83,25 @@ def test_an_interrupted_set_goes_on(tmp_path: Path) -> None:
     extractor = Counting(dim=16)
     measure_features(noise(37), extractor, tmp_path)
     assert extractor.seen == 17
+
+
+@pytest.mark.parametrize("count", [37, 10])
+def test_two_processes_without_a_cache_share_the_blocks(tmp_path: Path, count: int) -> None:
+    """They send each other the features; of a single block the other process has none."""
+    expected = measure_features(noise(count), RandomConvFeatures(dim=16))
+
+    def extract(rank: int) -> None:
+        extractor = Counting(dim=16)
+        found = measure_features(noise(count), extractor)
+        assert extractor.seen == {37: [20, 17], 10: [10, 0]}[count][rank]
+        assert (found.digest, found.lengths) == (expected.digest, expected.lengths)
+        save_file({"features": found.array(), "cov": found.stats.cov}, tmp_path / f"{rank}")
+
+    as_two(extract)
+    for rank in range(2):
+        found = load_file(tmp_path / f"{rank}")
+        np.testing.assert_array_equal(found["features"], expected.array())
+        np.testing.assert_array_equal(found["cov"], expected.stats.cov)
 
 
 def test_parts_are_disjoint_equal_and_random() -> None:
