@@ -21,7 +21,6 @@ from gen_unlearn.benchmark.rows import FAILURES, SCHEMA, Row, reason_of
 from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED, SECOND_RETRAINED
 from gen_unlearn.benchmark.trained_models import Role
 from gen_unlearn.methods.budget import Cost
-from gen_unlearn.processes import alone
 from gen_unlearn.progress import hidden_progress
 from gen_unlearn.repro import derive_seed, digest_json
 
@@ -65,7 +64,7 @@ def train_design(task: DesignTask, bench: Bench) -> None:
         return
     _error_file(task, bench).unlink(missing_ok=True)  # of an earlier run: what failed is tried again
     try:
-        with hidden_progress(), alone():  # This process trains its own models, whole.
+        with hidden_progress():
             _train(task, bench, Accelerator(cpu=bench.accelerator.device.type == "cpu"))
     except FAILURES as error:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from gen_unlearn.benchmark.summarising import PoolMeasure, summarise_set
 from gen_unlearn.benchmark.summary import BenchmarkSummary
 from gen_unlearn.benchmark.trained_models import ModelPool, untrained
 from gen_unlearn.methods.classification.table import METHODS
-from gen_unlearn.processes import process_state
+from gen_unlearn.processes import alone, process_state
 
 
 def run_benchmark(recipe: BenchmarkRecipe, out: Path) -> BenchmarkSummary:
@@ -48,9 +48,9 @@ def run_benchmark(recipe: BenchmarkRecipe, out: Path) -> BenchmarkSummary:
         ValueError: the recipe asks for what the data does not have, or `out` is a file.
     """
     process = process_state()
-    accelerator = Accelerator(cpu=process.device.type == "cpu")
     begin_folder(recipe, out, process)
-    with one_thread():
+    with one_thread(), alone():  # Processes meet where `process` says so, and nowhere within a piece of work.
+        accelerator = Accelerator(cpu=process.device.type == "cpu")
         with process.main_process_first():
             sets = prepare_sets(recipe, out)
         bench = Bench(recipe, out, accelerator)

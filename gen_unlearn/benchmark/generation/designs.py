@@ -22,7 +22,6 @@ from gen_unlearn.indexed_images import IndexedImages, unique_ids
 from gen_unlearn.methods.budget import Cost
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
-from gen_unlearn.processes import alone
 from gen_unlearn.promises import promise_of_recipe
 from gen_unlearn.receipts import Level
 from gen_unlearn.recipes import recipe_adapter, validated
@@ -117,7 +116,7 @@ def core_of(config: RunConfig, data: IndexedImages) -> np.ndarray:
 def train_design(
     config: RunConfig, data: IndexedImages, core_ids: np.ndarray | None = None
 ) -> TrainedGenerator:
-    """Train a design, in this process alone.
+    """Train a design.
 
     An image that the data repeats is one exemplar, or one record of the adapters: the weights that a core
     decides see it as often as it is there.
@@ -134,8 +133,7 @@ def train_design(
     """
     _require_deletable_kind(config, "train_design")
     parts = split_core(data, config.core, core_ids)
-    with alone():
-        trained, _ = fit(config, parts.core, parts.deletable)
+    trained, _ = fit(config, parts.core, parts.deletable)
     public = _public_ids(config, parts)
     passes = config.training.steps * config.training.batch_size
     if isinstance(trained, TrainedEnsemble):

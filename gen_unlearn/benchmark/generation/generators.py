@@ -21,7 +21,6 @@ from gen_unlearn.models.denoiser import build_denoiser
 from gen_unlearn.models.state_files import load_state, read_state
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
 from gen_unlearn.pipelines.denoising import build_sampler
-from gen_unlearn.processes import alone
 from gen_unlearn.repro import derive_seed, digest_json
 
 
@@ -51,8 +50,7 @@ class GeneratorPool:
         weights, cost = self._file(folder, seed), self._cost_file(folder, seed)
         if weights.is_file() and cost.is_file():
             return
-        with alone():
-            trained, progress = fit(self._recipe(seed), self.data, description=f"train {self.role}")
+        trained, progress = fit(self._recipe(seed), self.data, description=f"train {self.role}")
         assert isinstance(trained, ClassConditionalDDPMPipeline), "the recipe is that of a plain generator"
         weights.parent.mkdir(parents=True, exist_ok=True)
         write_text(cost, json.dumps({"seconds": progress.seconds}) + "\n")

@@ -50,9 +50,9 @@ def run_generation_benchmark(recipe: GenerationRecipe, out: Path) -> BenchmarkSu
         ValueError: the recipe asks for what the data does not have, or `out` is a file.
     """
     process = process_state()
-    accelerator = Accelerator(cpu=process.device.type == "cpu")
     begin_folder(recipe, out, process)
-    with one_thread():
+    with one_thread(), alone():  # Processes meet where `process` says so, and nowhere within a piece of work.
+        accelerator = Accelerator(cpu=process.device.type == "cpu")
         sets = prepare_generators(recipe)
         bench = GeneratorBench(recipe, out, accelerator)
         _train(sets, bench, process)
@@ -69,9 +69,8 @@ def run_generation_benchmark(recipe: GenerationRecipe, out: Path) -> BenchmarkSu
         share(designs, lambda task: observe_design(task, bench), process, "designs", "model")
         share(tasks, lambda task: observe_task(task, bench), process, "unlearn", "row")
         process.wait_for_everyone()
-        with alone():  # Features of the same images are not shared out among processes.
-            share(tasks, lambda task: write_row(task, bench), process, "measure", "row")
-            share(designs, lambda task: write_design_rows(task, bench), process, "measure", "design")
+        share(tasks, lambda task: write_row(task, bench), process, "measure", "row")
+        share(designs, lambda task: write_design_rows(task, bench), process, "measure", "design")
         process.wait_for_everyone()
         rows = [bench.rows.read(task.key(recipe)) for task in tasks]
         rows += [row for task in designs for row in read_design_rows(task, bench)]

@@ -18,7 +18,6 @@ from gen_unlearn.methods.budget import Cost
 from gen_unlearn.methods.clock import Clock
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
-from gen_unlearn.processes import alone
 from gen_unlearn.receipts import Level
 
 
@@ -93,11 +92,10 @@ class TrainedLoraEnsemble:
     @property
     def level(self) -> Level:
         """What its deletions promise, as adapters come out on this machine."""
-        with alone():
-            return self.ensemble.level
+        return self.ensemble.level
 
     def delete(self, forget: ForgetSet) -> Cost:
-        """Delete records, and train the adapters that they were routed to again, in this process alone.
+        """Delete records, and train the adapters that they were routed to again.
 
         Returns:
             Seconds, and how often images passed the denoiser, forward and backward, to train them.
@@ -109,8 +107,7 @@ class TrainedLoraEnsemble:
         ensemble, exemplars = self.ensemble, self.pipeline.exemplars
         touched = ensemble.touched(forget).tolist()
         clock = Clock(self.pipeline.unet.device)
-        with alone():
-            ensemble.delete(forget)
+        ensemble.delete(forget)
         if exemplars is not None:
             exemplars.delete(forget)
         self._serve()
