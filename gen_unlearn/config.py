@@ -97,6 +97,8 @@ class RunConfig:
             del fields["model"]["pixel_fusion_width"]
         if not self.training.reorientation:
             del fields["training"]["reorientation"]
+        if not self.training.compile:
+            del fields["training"]["compile"]
         names = ["data", "model", "noise", "training", "seed"]
         if self.core.mode == "public":
             names.append("core")

@@ -190,6 +190,7 @@ def test_a_value_is_no_section() -> None:
         "model.layers_per_block=1",
         "noise.num_train_timesteps=500",
         "training.images=240",
+        "training.compile=true",
         "seed=1",
     ],
 )

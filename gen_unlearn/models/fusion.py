@@ -16,7 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from gen_unlearn.models.additive_attention import additive_attention
 
 NULL_GROUP = -1
 """Group of a query that sees no exemplar: its fusion result is the learned null value."""
@@ -222,8 +223,7 @@ class AdditiveFusionBlock(FusionBlock):
 
     A query feature `x` scores an exemplar feature `s` by ``v·relu(A x + B s + b)`` and receives the weighted
     mean of ``B s``: keys and values are the same tokens, with one head; the null token and ``-log m`` are
-    those of `FusionBlock`. The softmax runs over chunks of keys with a running maximum (Milakov and
-    Gimelshein 2018), so that memory grows with the chunk and not with the number of exemplars; the result is
+    those of `FusionBlock`. Memory grows with the chunk and not with the number of exemplars; the result is
     that of the dense formula.
 
     Args:
@@ -255,45 +255,12 @@ class AdditiveFusionBlock(FusionBlock):
         return context._replace(values=torch.cat([null, context.keys[:, :, 1:]], dim=2))
 
     def _attend(self, queries: Tensor, context: FusionContext) -> Tensor:
-        queries = queries.squeeze(1)
-        maximum = queries.new_full((*queries.shape[:2], 1), -torch.inf, dtype=torch.float32)
-        total = torch.zeros_like(maximum)
-        weighted = torch.zeros_like(queries, dtype=torch.float32)
-        for start in range(0, context.keys.shape[2], self.chunk):
-            span = slice(start, start + self.chunk)
-            arguments = (
-                queries,
-                context.keys[:, 0, span],
-                context.values[:, 0, span],
-                context.bias[:, 0, :, span],
-                maximum,
-                total,
-                weighted,
-            )
-            if torch.is_grad_enabled():
-                maximum, total, weighted = checkpoint(
-                    self._add_chunk, *arguments, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                maximum, total, weighted = self._add_chunk(*arguments)
-        return (weighted / total).to(queries.dtype).unsqueeze(1)
-
-    def _add_chunk(
-        self,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        bias: Tensor,
-        maximum: Tensor,
-        total: Tensor,
-        weighted: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Add one chunk of keys to the running maximum, normaliser and weighted sum of the softmax."""
-        hidden = F.relu(queries[:, :, None, :] + keys[:, None, :, :])
-        logits = self.to_score(hidden).squeeze(-1).float() + bias
-        new_maximum = torch.maximum(maximum, logits.detach().amax(dim=-1, keepdim=True))
-        weights = (logits - new_maximum).exp()
-        rescale = (maximum - new_maximum).exp()
-        total = total * rescale + weights.sum(dim=-1, keepdim=True)
-        weighted = weighted * rescale + weights @ values.float()
-        return new_maximum, total, weighted
+        fused = additive_attention(
+            queries.squeeze(1),
+            context.keys.squeeze(1),
+            context.values.squeeze(1),
+            context.bias.squeeze(1),
+            self.to_score.weight,
+            self.chunk,
+        )
+        return fused.unsqueeze(1)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -112,6 +111,7 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
             resnet_time_scale_shift=resnet_time_scale_shift,
             num_class_embeds=None if num_label_slots is None else num_label_slots + 1,
         )
+        _spare_exemplars(self.unet)
         self.fusion = _build_fusion(
             fusion_type, block_out_channels[-1], fusion_heads, norm_num_groups, fusion_residual
         )
@@ -137,7 +137,9 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
             class_labels: int64 ``(batch,)`` label slots; only with `num_label_slots`.
         """
         unet = self.unet
-        timesteps = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
+        if not isinstance(timestep, Tensor):
+            timestep = torch.full((), timestep, device=sample.device)
+        timesteps = timestep.to(sample.device).expand(sample.shape[0])
         embedding = unet.time_embedding(unet.time_proj(timesteps).to(sample.dtype))
         if unet.class_embedding is not None:
             if class_labels is None:
@@ -181,7 +183,7 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
     def encode_exemplars(self, images: Tensor) -> ExemplarTokens:
         """Encode clean exemplars to the tokens of the fusion.
 
-        The encoder runs in evaluation mode, at timestep 0 and without gradient; only the projections of the
+        The encoder runs without dropout, at timestep 0 and without gradient; only the projections of the
         fusion learn from exemplars.
 
         Args:
@@ -191,7 +193,7 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
             side = images.shape[2] // 2 ** (len(self.config.block_out_channels) - 1)
             features = images.new_zeros(0, self.config.block_out_channels[-1], side, side)
         else:
-            with torch.no_grad(), _evaluation_mode(self.unet):
+            with torch.no_grad():
                 features = self.encode(images, 0).features
         tokens = self.fusion.encode(features)
         return tokens if self.pixel_fusion is None else tokens._replace(pixels=images)
@@ -240,13 +242,16 @@ def _build_fusion(
     raise ValueError(f"expected fusion 'dot-product' or 'additive', got {kind!r}")
 
 
-@contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Switch a module to evaluation mode, and back to what each of its parts was."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
+class _LearningDropout(nn.Dropout):
+    """Drop only where a gradient is recorded: exemplars, which are encoded without one, pass whole."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.dropout(input, self.p, self.training and torch.is_grad_enabled())
+
+
+def _spare_exemplars(network: nn.Module) -> None:
+    """Put a `_LearningDropout` in the place of every dropout of a network."""
+    for part in list(network.modules()):
+        for name, child in list(part.named_children()):
+            if isinstance(child, nn.Dropout):
+                setattr(part, name, _LearningDropout(child.p))

@@ -9,14 +9,19 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import DistributedType, DynamoBackend
 from diffusers import DDPMScheduler
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.training_utils import EMAModel
 
 from gen_unlearn.training.batches import DiffusionBatches
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
+from gen_unlearn.training.compilation import compile_forward, let_sizes_vary
 from gen_unlearn.training.schedule import learning_rate
 from gen_unlearn.training.steps import batch_loader, counted_steps
+
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+"""Ways to train in which no process has all weights."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class TrainingConfig:
             square, its exemplars with it. A turned class is a class of its own, so that the network learns to
             follow exemplars of classes that it never saw; 0 turns nothing.
         gradient_accumulation_steps: micro-batches of one step.
-        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, which needs a GPU.
+        compile: compile the network with `torch.compile`, which rounds differently.
         checkpoint_images: images between two resume points.
         dataloader_workers: processes that decode images.
         log_with: tracker, such as ``"tensorboard"`` or ``"wandb"``; `None` for none.
@@ -61,6 +67,7 @@ class TrainingConfig:
     reorientation: float = 0.0
     gradient_accumulation_steps: int = 1
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    compile: bool = False
     checkpoint_images: int = 60_000
     dataloader_workers: int = 0
     log_with: str | None = None
@@ -120,7 +127,12 @@ def train_diffusion(
 
     Raises:
         TrainingInterruptedError: Ctrl-C; a resume point was written if there is a place for it.
+        ValueError: this machine cannot do what the recipe asks for, or the network would be trained in
+            shards.
     """
+    _require_support(accelerator)
+    if config.compile:
+        compile_forward(model, accelerator.device)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     ema = EMAModel(
@@ -138,6 +150,8 @@ def train_diffusion(
         positions = range(steps.done.step * batches.accumulation, len(batches))
         for host_batch in batch_loader(batches, positions, config.dataloader_workers):
             batch = host_batch.to(accelerator.device)
+            if config.compile:
+                let_sizes_vary(batch.conditioning)
             noisy = noise_scheduler.add_noise(batch.images, batch.noise, batch.timesteps)
             target = batch.noise
             if noise_scheduler.config.prediction_type == "v_prediction":
@@ -155,10 +169,30 @@ def train_diffusion(
             step_loss += loss.detach() / batches.accumulation
             if not accelerator.sync_gradients:
                 continue
-            ema.step(model.parameters())
+            if not accelerator.optimizer_step_was_skipped:  # As fp16 does after an overflow.
+                ema.step(model.parameters())
             steps.finish(step_loss, learning_rate(config, steps.images + config.batch_size))
             step_loss = torch.zeros_like(step_loss)
 
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+    if config.compile:
+        del model.forward
     ema.copy_to(model.parameters())
     return steps.progress
+
+
+def _require_support(accelerator: Accelerator) -> None:
+    """Check that the machine can do what the recipe asks for, and the loop what the launcher asks for."""
+    if accelerator.distributed_type in _SHARDED:
+        raise ValueError(
+            f"expected every process to hold the whole network, got {accelerator.distributed_type.value}, "
+            "with which none has all averaged weights; launch with --multi_gpu"
+        )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("expected a GPU for training.mixed_precision fp16, got a CPU; set it to bf16 or no")
+    backend = accelerator.state.dynamo_plugin.backend
+    if backend != DynamoBackend.NO:
+        raise ValueError(
+            f"expected training.compile in the recipe, got the dynamo backend {backend.value} from the "
+            "launcher; launch with --dynamo_backend no"
+        )

@@ -81,13 +81,13 @@ def test_encode_and_decode_are_the_diffusers_network(unet: SemiParametricUNet2DM
 def test_exemplars_are_encoded_clean_at_timestep_zero_without_gradient_or_dropout() -> None:
     unet = make_unet(dropout=0.5, num_label_slots=3).train()
     exemplars = draw(5, 1, 8, 8)
-    seen: dict[str, tuple[Tensor, bool, bool]] = {}
+    seen: dict[str, tuple[Tensor, Tensor, bool]] = {}
 
     def watch(name: str, module: nn.Module) -> None:
-        def note(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            seen[name] = (arguments[0], module.training, torch.is_grad_enabled())
+        def note(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[name] = (arguments[0], output, torch.is_grad_enabled())
 
-        module.register_forward_pre_hook(note)
+        module.register_forward_hook(note)
 
     watch("pixels", unet.unet.conv_in)
     watch("time", unet.unet.time_proj)
@@ -97,11 +97,14 @@ def test_exemplars_are_encoded_clean_at_timestep_zero_without_gradient_or_dropou
     assert torch.equal(seen["pixels"][0], exemplars)
     assert seen["time"][0].tolist() == [0] * 5
     assert seen["label"][0].tolist() == [3] * 5
-    assert not any(training or gradient for _, training, gradient in seen.values())
+    assert torch.equal(seen["dropout"][0], seen["dropout"][1]), "nothing is dropped"
+    assert not any(gradient for *_, gradient in seen.values())
     assert set(seen) == {"pixels", "time", "label", "dropout"}
     assert all(module.training for module in unet.modules())
     assert tokens.keys.requires_grad
     assert tokens.values.requires_grad
+    unet.encode(exemplars, 0)
+    assert not torch.equal(seen["dropout"][0], seen["dropout"][1]), "queries are learned from"
 
 
 def test_encoding_exemplars_leaves_every_training_flag_as_it_was() -> None:
