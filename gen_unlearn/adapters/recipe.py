@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 
@@ -12,8 +12,12 @@ from accelerate.utils import gather_object
 from gen_unlearn.adapters.family import AdapterFamily, AdapterState, FitJob, HeadShape
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.routing import Keys
+from gen_unlearn.adapters.sharing import Stacked, share_adapters
 from gen_unlearn.processes import process_state
 from gen_unlearn.repro import digest_json
+
+_STACKS = 64
+"""Stacks whose records are gathered at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +57,16 @@ class EnsembleRecipe:
             records: the records.
             members: the rows of `records` that are routed to each adapter; without any, it has no state.
         """
-        jobs = [FitJob(adapter, records.select(rows)) for adapter, rows in members.items() if len(rows)]
+        sizes = {adapter: len(rows) for adapter, rows in members.items() if len(rows)}
+        stack = self.family.stack if isinstance(self.family, Stacked) else 1
         state = process_state()
-        mine = _share(jobs, state.process_index, state.num_processes)
-        fitted = self.family.fit(mine, self.shape, self.seed) if mine else []
-        found = [(job.adapter, adapter) for job, adapter in zip(mine, fitted, strict=True)]
+        mine = share_adapters(sizes, state.num_processes, stack)[state.process_index]
+        at_once = stack * _STACKS  # Records of all adapters together are `neighbours` times all records.
+        found: list[tuple[int, AdapterState]] = []
+        for start in range(0, len(mine), at_once):
+            chosen = mine[start : start + at_once]
+            jobs = [FitJob(adapter, records.select(members[adapter])) for adapter in chosen]
+            found += zip(chosen, self.family.fit(jobs, self.shape, self.seed), strict=True)
         return dict(sorted(gather_object(found) if state.num_processes > 1 else found))
 
     def visits(self, members: Iterable[np.ndarray]) -> int:
@@ -73,8 +82,3 @@ def _hyper_parameters(family: AdapterFamily) -> dict[str, object]:
         if entry.compare
     }
     return {name: asdict(value) if is_dataclass(value) else value for name, value in values.items()}  # type: ignore[arg-type]
-
-
-def _share(jobs: Sequence[FitJob], process: int, processes: int) -> list[FitJob]:
-    """Return the adapters that one of several processes fits: every so many of them, by size."""
-    return sorted(jobs, key=lambda job: (len(job.members), job.adapter))[process::processes]

@@ -23,6 +23,7 @@ from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.processes import process_state
 from gen_unlearn.runs import SavedModel
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
+from gen_unlearn.training.trackers import require_tracker
 
 
 class Training(Protocol):
@@ -71,8 +72,6 @@ def fresh_training(config: Recipe, parts: CoreSplit, project: Path | None) -> Tr
         fresh = EnsembleTraining.of(config, parts, accelerator)
     else:
         fresh = ClassifierTraining.of(config, parts, accelerator)
-    if config.training.log_with is not None:
-        accelerator.init_trackers("gen_unlearn", {"recipe": config.digest, "seed": config.seed})
     return fresh
 
 
@@ -124,6 +123,7 @@ def _project(checkpoints: CheckpointFolder | None) -> Path | None:
 
 def _accelerator(config: Recipe, project: Path | None) -> Accelerator:
     """Return devices, precision and trackers of a training."""
+    require_tracker(config.training.log_with, project)
     cpu = process_state().device.type == "cpu"
     AcceleratorState._reset_state()  # Each run has its own precision.
     accumulation = config.training.gradient_accumulation_steps if isinstance(config, RunConfig) else 1

@@ -31,7 +31,7 @@ from gen_unlearn.training.classification_batches import (
     SupportSampling,
 )
 from gen_unlearn.training.gathering import normalised_together
-from gen_unlearn.training.steps import close_trackers
+from gen_unlearn.training.trackers import tracked
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,14 @@ class ClassifierTraining:
     ) -> tuple[TrainedClassifier, Progress]:
         """Train, then encode the exemplars; return both, and the steps, seconds and loss it took."""
         config, data, network = self.config, self.deletable, self.network
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        about: dict[str, str | int] = {"recipe": config.digest, "seed": config.seed}
+        logged = tracked(self.accelerator, config.training.log_with, about)
+        with logged, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(derive_seed(config.seed, "dropout", self.accelerator.process_index))
             with normalised_together(network, self.accelerator.num_processes):
                 progress = train_classifier(
                     network, self.batches, config.training, self.accelerator, checkpoints, description
                 )
-        close_trackers(self.accelerator)
         network.eval()
         size, exemplars = data.image_shape[:2], None
         if isinstance(network, SemiParametricClassifier):

@@ -27,7 +27,7 @@ from gen_unlearn.training.batches import (
 )
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
 from gen_unlearn.training.diffusion import train_diffusion
-from gen_unlearn.training.steps import close_trackers
+from gen_unlearn.training.trackers import tracked
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,9 @@ class GeneratorTraining:
         The caller's random state is left alone, and dropout draws from the run's seed.
         """
         config, accelerator, model = self.config, self.accelerator, self.pipeline.unet
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        about: dict[str, str | int] = {"recipe": config.digest, "seed": config.seed}
+        logged = tracked(accelerator, config.training.log_with, about)
+        with logged, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(derive_seed(config.seed, "dropout", accelerator.process_index))
             progress = train_diffusion(
                 model,
@@ -106,7 +108,6 @@ class GeneratorTraining:
                 checkpoints,
                 description,
             )
-        close_trackers(accelerator)
         model.eval()
         return self.pipeline, progress
 

@@ -27,7 +27,6 @@ from gen_unlearn.pipelines.lora_loading import lora_pipeline, named_backbone
 from gen_unlearn.run_paths import RunPaths
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress, TrainingInterruptedError
 from gen_unlearn.training.diffusion import TrainingConfig
-from gen_unlearn.training.steps import close_trackers
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,6 @@ class LoraEnsembleTraining:
     ) -> tuple[FrozenDenoiser, Progress]:
         """Return the backbone, trained if it is not given; it is frozen from then on."""
         if self.given is not None:
-            close_trackers(self.accelerator)
             return self.given, Progress(loss=0.0)
         assert self.backbone is not None, "a backbone that is not given is trained"
         trained, progress = self.backbone.fit(checkpoints, description)

@@ -19,7 +19,6 @@ from gen_unlearn.models.backbone import AdapterBackbone
 from gen_unlearn.models.encoders import encoder_architecture, load_encoder_weights
 from gen_unlearn.repro import derive_seed
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
-from gen_unlearn.training.steps import close_trackers
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,7 @@ class RouterTraining:
             The steps, seconds and loss that it took; without a training the loss is 0.
         """
         progress = Progress(loss=0.0)
-        if self.encoder is None:
-            close_trackers(self.accelerator)
-        else:
+        if self.encoder is not None:
             _, progress = self.encoder.fit(checkpoints, description)
         started = time.perf_counter()
         self.network.requires_grad_(False).to(self.accelerator.device).eval()

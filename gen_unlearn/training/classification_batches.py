@@ -45,7 +45,9 @@ class ClassificationBatch(NamedTuple):
 
     def to(self, device: torch.device) -> ClassificationBatch:
         """Move everything to `device`."""
-        return ClassificationBatch(*(part.to(device) for part in self[:-1]), mates=self.mates)
+        return self._replace(
+            **{name: part.to(device) for name, part in self._asdict().items() if name != "mates"}
+        )
 
 
 @dataclass(frozen=True)

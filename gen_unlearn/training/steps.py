@@ -7,6 +7,7 @@ they stop together.
 from __future__ import annotations
 
 import resource
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -182,13 +183,6 @@ def _peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def close_trackers(accelerator: Accelerator) -> None:
-    """Let the trackers write what they hold; the processes stay a group, unlike after `end_training`."""
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    accelerator.trackers = []
-
-
 def batch_loader(batches: Dataset[Batch], positions: range, workers: int) -> DataLoader[Batch]:
     """Return the batches at some positions, made by `workers` processes, or by this one if that is 0."""
     return DataLoader(
@@ -197,4 +191,11 @@ def batch_loader(batches: Dataset[Batch], positions: range, workers: int) -> Dat
         sampler=positions,
         num_workers=workers,
         generator=torch.Generator(),  # Its own, so that resuming draws nothing from the global one.
+        worker_init_fn=_finish_the_step,
     )
+
+
+def _finish_the_step(_worker: int) -> None:
+    """Let a worker ignore what stops the training, which reaches it too; the loop ends it after the step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from run_factory import ended, fork
 from torch import Tensor
 
 from gen_unlearn.commands.fit import fit
@@ -137,6 +139,29 @@ def test_continues_from_the_newest_resume_point_after_a_crash(data: IndexedImage
     assert_equal(uninterrupted, trained(config, data, tmp_path))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_reaches_the_loading_processes_too_waits_for_the_step(
+    data: IndexedImages, tmp_path: Path, number: signal.Signals
+) -> None:
+    config = recipe("training.dataloader_workers=1")
+    original = DiffusionBatches.__getitem__
+
+    def getitem(self: DiffusionBatches, asked: int) -> DiffusionBatch:
+        if asked == 3:
+            os.killpg(os.getpgrp(), number)
+        return original(self, asked)
+
+    def stopped() -> None:
+        os.setpgid(0, 0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(DiffusionBatches, "__getitem__", getitem)
+            with pytest.raises(TrainingInterruptedError):
+                trained(config, data, tmp_path)
+
+    assert ended(fork(stopped)) == 0
+    assert_equal(trained(config, data), trained(config, data, tmp_path))
+
+
 def test_an_interruption_in_the_last_step_leaves_a_loss(data: IndexedImages, tmp_path: Path) -> None:
     config = recipe()
     with interrupted(9), pytest.raises(TrainingInterruptedError):
@@ -194,7 +219,7 @@ def test_a_resume_point_runs_no_code(
 def test_accumulation_changes_nothing_but_rounding(data: IndexedImages, base: str) -> None:
     settings = ("training.images=96", "training.learning_rate=1e-4")
     whole = trained(recipe(*settings, base=base), data)
-    parts = trained(recipe(*settings, "training.gradient_accumulation_steps=2", base=base), data)
+    parts = trained(recipe(*settings, "training.gradient_accumulation_steps=3", base=base), data)
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=2e-5)
     assert any(not torch.equal(parts[name], whole[name]) for name in whole)
