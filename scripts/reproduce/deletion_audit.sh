@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# README "Measuring a generator after deletion": two deletions, three oracles of each. Half an hour on two CPU cores.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+"${PYTHON:-python}" -m evaluation.deletion_audit "$@"
