@@ -16,6 +16,7 @@ from gen_unlearn.runs import RunFolder
 
 SMALL = (
     "sampling.batch_size=20",
+    "sampling.num_inference_steps=3",
     "evaluation.membership.images=8",
     "evaluation.membership.attack.batch_size=9",
     "evaluation.membership.attack.loss_draws=1",
