@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.cifar10_generation_world import DDPM, SPM, World
+from evaluation.cifar10_generation_world import DDPM, SPM, World, arithmetic
 from gen_unlearn.commands.forget import forget
 from gen_unlearn.commands.requests import ForgetRequest
 from gen_unlearn.commands.train import deleted_from, describe, train
@@ -18,7 +18,7 @@ from gen_unlearn.runs import RunFolder
 from gen_unlearn.samples import SampleSet
 
 Found = dict[str, Any]
-_FACTS = ("recipe", "seconds_train", "images", "loss", "parameters", "weights_digest")
+_OF_NETWORK = ("images", "loss", "parameters", "weights_digest")
 
 
 def trained(world: World, recipe: str) -> Found:
@@ -27,9 +27,17 @@ def trained(world: World, recipe: str) -> Found:
 
 
 def _facts(run: RunFolder) -> Found:
-    facts = describe(run)
-    found = {name: facts[name] for name in _FACTS}
-    return found | {"images_per_second": facts["images"] / max(facts["seconds_train"], 1e-9)}
+    """Return what a training took: images that it read, and seconds, which are those of all parts."""
+    facts, config = describe(run), run.config
+    found = {name: facts[name] for name in ("recipe", "seconds_train")}
+    network = {name: facts[name] for name in _OF_NETWORK} | arithmetic(config.training.mixed_precision)
+    if not run.is_ensemble:
+        return found | network | {"images_per_second": facts["images"] / max(facts["seconds_train"], 1e-9)}
+    router, adapters = config.model.router.training, config.model.adapters
+    found |= {f"backbone_{name}": value for name, value in network.items()}
+    found["adapter_images"] = adapters.neighbours * adapters.lora.epochs * len(run.exemplar_folder().labels)
+    found["router_images"] = router.steps * router.batch_size
+    return found
 
 
 def real_images(world: World) -> Found:

@@ -14,7 +14,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from evaluation.cifar10_generation_quality import copied
-from evaluation.cifar10_generation_world import DDPM, SPM, World, synchronise
+from evaluation.cifar10_generation_world import DDPM, SPM, World, arithmetic, synchronise
 from evaluation.timing import seconds_of
 from gen_unlearn.bank import ExemplarBank
 from gen_unlearn.commands.fit import fresh_training
@@ -35,9 +35,10 @@ Precision = Literal["no", "bf16"]
 
 
 def sampling_cost(world: World) -> Found:
-    """Time sampling from the semi-parametric model in turn with the plain one, in float32.
+    """Time sampling from the semi-parametric model in turn with the plain one.
 
-    All images of a class share one draw of exemplars. The bank is encoded once, before.
+    As many images of every class are sampled in one batch; images of a class share draws of exemplars as the
+    recipe says. The bank is encoded once, before.
     """
     run, plan = world.run(SPM), world.plan
     spm, plain = run.load_pipeline(), world.run(DDPM).load_pipeline()
@@ -47,7 +48,7 @@ def sampling_cost(world: World) -> Found:
     full = int(np.bincount(store.labels).max())
     _ = ExemplarBank.build(store, spm.unet)  # What the device does once, it does now.
     bank = _synchronised(lambda: ExemplarBank.build(store, spm.unet))
-    sampling = replace(run.config.sampling, batch_size=plan.timed_images, images_per_draw=plan.timed_images)
+    sampling = replace(run.config.sampling, batch_size=plan.timed_images)
     rows = []
     for count in (*plan.exemplars, full):
         config = replace(sampling, exemplars_per_class=count)
@@ -58,10 +59,13 @@ def sampling_cost(world: World) -> Found:
             {
                 "exemplars_per_class": count,
                 "full_bank": count == full,
+                "images_per_draw": config.images_per_draw,
+                "batch_size": config.batch_size,
+                **arithmetic("no"),
                 "ratio_to_ddpm": ratio.as_dict(),
                 "spm_seconds_per_image": first / plan.timed_images,
                 "ddpm_seconds_per_image": second / plan.timed_images,
-                "peak_bytes": memory,
+                "peak_bytes_of_process": memory,
             }
         )
     return {
@@ -78,9 +82,9 @@ def sampling_cost(world: World) -> Found:
 def _timed_pairs(
     world: World, spm: GeneratorPipeline, plain: GeneratorPipeline, config: SamplingConfig
 ) -> tuple[list[tuple[float, float]], int | None]:
-    """Return the seconds of both in turn, and the most memory that the device needed for the first."""
+    """Return the seconds of both in turn, and the most memory of the device during the first."""
     count, classes = world.plan.timed_images, len(world.split.train.class_names)
-    labels, indices = [row % classes for row in range(count)], list(range(count))
+    labels, indices = [row % classes for row in range(count)], [row // classes for row in range(count)]
 
     def seconds(pipeline: GeneratorPipeline) -> float:
         return _synchronised(lambda: sample_images(pipeline, labels, indices, config, description="timing"))
@@ -91,14 +95,24 @@ def _timed_pairs(
     return [(seconds(spm), seconds(plain)) for _ in range(world.plan.sampling_repeats)], memory[0]
 
 
-def deletions(world: World, recipe: str, kinds: Sequence[Kind]) -> Found:
-    """Time `gen-unlearn forget` on disk without its start; each deletion takes other images of one copy."""
+def deletions(world: World, recipe: str, kinds: Sequence[Kind], repeats: int | None = None) -> Found:
+    """Time `gen-unlearn forget` on disk without its start; each deletion takes other images of one copy.
+
+    Adapters are trained again in full float32, without TF32.
+
+    Args:
+        world: what all stages share.
+        recipe: what is deleted from.
+        kinds: what is deleted.
+        repeats: deletions of each kind; `None` for those of the plan.
+    """
     found: Found = {}
+    count = world.plan.deletion_repeats if repeats is None else repeats
     run = world.run(recipe)
     for kind in kinds:
         copy = copied(run, world.out / f"{recipe}-{kind}.deleted-from")
         rows = []
-        for ids in _requests(copy, kind)[: world.plan.deletion_repeats]:
+        for ids in _requests(copy, kind)[:count]:
             before = len(copy.exemplar_folder().labels)
             started = time.perf_counter()
             receipt, _ = forget(copy, ForgetSet(ids, f"timing: {kind}"))
@@ -141,15 +155,14 @@ def throughput(world: World, recipe: str, precision: Precision, changes: Sequenc
     first, last = stamps
     return {
         "recipe": recipe,
-        "precision": {"no": "float32", "bf16": "bfloat16 autocast"}[precision],
+        **arithmetic(precision),
         "changes": list(changes),
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "batch_size": size,
         "steps": plan.timed_steps,
         "images_per_second": plan.timed_steps * size / (last - first),
         "seconds_of_first_steps": first - started,
         "parameters": sum(parameter.numel() for parameter in fresh.network.parameters()),
-        "peak_bytes": memory[0],
+        "peak_bytes_of_process": memory[0],
     }
 
 
@@ -175,7 +188,10 @@ def _stamped(*steps: int) -> Iterator[list[float]]:
 
 @contextmanager
 def _peak_memory() -> Iterator[list[int | None]]:
-    """Yield a list that gets, at the end, the most bytes that were in use; `None` without a CUDA device."""
+    """Yield a list that gets, at the end, the most bytes of CUDA memory meanwhile; `None` without any.
+
+    What the process held before, such as the judge, is among them.
+    """
     found: list[int | None] = []
     device = process_state().device
     if device.type == "cuda":

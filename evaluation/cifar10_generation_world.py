@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class Plan:
         warm_steps: training steps before those that are timed; a network is compiled in the first.
         timed_steps: training steps that are timed.
         forgotten: name of the class that is deleted, and retrained without.
+        overrides: of every recipe.
     """
 
     timed_images: int = 250
@@ -55,9 +56,9 @@ class Plan:
     warm_steps: int = 20
     timed_steps: int = 100
     forgotten: str = "automobile"
+    overrides: tuple[str, ...] = ()
 
 
-TINY = Plan(20, (2, 4), sampling_repeats=1, deletion_repeats=2, warm_steps=1, timed_steps=2)
 TINY_OVERRIDES = (
     "model.block_out_channels=[32,32,32,32]",
     "model.attention_head_dim=16",
@@ -81,6 +82,7 @@ TINY_OVERRIDES = (
     "evaluation.judge.epochs=1",
     "evaluation.judge.width=8",
 )
+TINY = Plan(20, (2, 4), 1, deletion_repeats=2, warm_steps=1, timed_steps=2, overrides=TINY_OVERRIDES)
 """A proof that everything runs, on a CPU; the numbers that come out say nothing."""
 
 
@@ -90,17 +92,24 @@ class World:
 
     Attributes:
         out: folder of the runs, the samples and the sheets of images.
-        overrides: of every recipe.
         plan: how much is measured.
+        settings: further overrides of every recipe.
+        places: those that say where the images lie.
     """
 
     out: Path
-    overrides: tuple[str, ...]
     plan: Plan
+    settings: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> list[str]:
+        """The overrides of every recipe, but for places."""
+        return [*self.plan.overrides, *self.settings]
 
     def config(self, recipe: str, changes: Sequence[str] = ()) -> RunConfig:
         """Return a recipe with the overrides, and with further ones."""
-        return load_config(CONFIGS / f"{recipe}.yaml", [*self.overrides, *changes])
+        return load_config(CONFIGS / f"{recipe}.yaml", [*self.told, *self.places, *changes])
 
     def run(self, recipe: str) -> RunFolder:
         """Return the run of a recipe, which is trained, or trained to its end, where it is not."""
@@ -186,6 +195,17 @@ def device_name() -> str:
     """Return what this process computes on, such as ``NVIDIA H200``, or ``cpu``."""
     device = process_state().device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def arithmetic(precision: Literal["no", "bf16", "fp16"]) -> dict[str, Any]:
+    """Say what is computed with; on a GPU float32 may stand for TF32, and does by default in convolutions."""
+    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    used = {"convolutions": cudnn, "products of matrices": matmul}
+    gpu = process_state().device.type == "cuda"
+    rounded = " and ".join(name for name, allowed in used.items() if allowed and gpu)
+    exact = f"float32, TF32 in {rounded}" if rounded else "float32"
+    name = {"no": exact, "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}[precision]
+    return {"precision": name, "cudnn_allow_tf32": cudnn, "matmul_allow_tf32": matmul}
 
 
 def synchronise() -> None:

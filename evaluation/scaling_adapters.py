@@ -144,7 +144,7 @@ def _work(adapters: Sequence[int], sizes: Mapping[int, int], stack: int) -> int:
 def _deletion_rows(
     world: AdapterWorld, routes: np.ndarray, processes: Sequence[int], seed: int
 ) -> list[dict[str, Any]]:
-    """Count what deletions of random images touch and read, and what processes gain in them."""
+    """Count what deletions of random images touch and read, and what processes gain, without stacks."""
     draws = numpy_generator(seed, "deletions")
     rows = []
     for deleted in (1, 100, len(routes) // 100):

@@ -15,7 +15,7 @@ from gen_unlearn.recipes import recipe_yaml
 from gen_unlearn.repro import digest_json
 from gen_unlearn.training.classification import ClassifierTrainingConfig
 
-NOT_IN_THE_DIGEST = ("checkpoint_images", "dataloader_workers", "log_with")
+NOT_IN_THE_DIGEST = ("checkpoint_images", "checkpoints_total_limit", "dataloader_workers", "log_with")
 """Settings of a training that do not change its result."""
 
 

@@ -16,6 +16,7 @@ from gen_unlearn.cli_base import (
     RunArgument,
     SetOption,
     app,
+    in_one_process,
     note,
     open_run,
     reports_errors,
@@ -34,6 +35,7 @@ def main() -> None:
 
 @app.command()
 @reports_errors
+@in_one_process
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("gen-unlearn-demo"),
     overrides: SetOption = None,
@@ -142,6 +144,7 @@ def sample(
 
 @app.command()
 @reports_errors
+@in_one_process
 def report(
     run: RunArgument,
     out: Annotated[Path | None, typer.Option("--out", help="HTML file; RUN/report.html by default.")] = None,

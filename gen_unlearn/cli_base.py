@@ -67,6 +67,21 @@ def reports_errors(verb: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+def in_one_process(verb: Callable[P, None]) -> Callable[P, None]:
+    """Refuse what a launcher starts in several processes of a verb that is no work to share."""
+
+    @functools.wraps(verb)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        processes = os.environ.get("WORLD_SIZE", "1")
+        if processes != "1":
+            raise ValueError(
+                f"expected one process for {verb.__name__}, got {processes}; start it without the launcher"
+            )
+        verb(*args, **kwargs)
+
+    return wrapped
+
+
 @contextmanager
 def resumable(command: str) -> Iterator[None]:
     """Say how to continue when training stops on Ctrl-C, and exit with 130."""

@@ -22,7 +22,6 @@ def benchmark(
     """Compare unlearning methods with retraining, under one protocol."""
     from gen_unlearn.benchmark.by_task import load_any, plan_any, run_any
     from gen_unlearn.benchmark.results import failures
-    from gen_unlearn.processes import process_state
     from gen_unlearn.training.checkpoint import TrainingInterruptedError
     from gen_unlearn.words import counted
 
@@ -36,8 +35,6 @@ def benchmark(
         summary = run_any(recipe, out)
     except (KeyboardInterrupt, TrainingInterruptedError):
         raise KeyboardInterrupt(f"the same command goes on in {out}") from None
-    if not process_state().is_main_process:
-        return
     failed = failures(summary)
     files = {name: str(out / name) for name in ("report.html", "table.md", "summary.json", "rows.jsonl")}
     lines = [f"{name:<13} {file}" for name, file in files.items()]

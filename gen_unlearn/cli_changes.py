@@ -13,6 +13,7 @@ from gen_unlearn.cli_base import (
     RunArgument,
     WaitOption,
     app,
+    in_one_process,
     open_run,
     reports_errors,
     show,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 @app.command()
 @reports_errors
+@in_one_process
 def forget(
     run: RunArgument,
     classes: Annotated[
@@ -167,6 +169,7 @@ def _rebuild(run: RunFolder, chosen: bool, wait: float, dry_run: bool, as_json: 
 
 @app.command()
 @reports_errors
+@in_one_process
 def add(
     run: RunArgument,
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Image file, or folder of them.")],

@@ -13,6 +13,7 @@ from gen_unlearn.cli_base import (
     RunArgument,
     SetOption,
     app,
+    in_one_process,
     open_run,
     reports_errors,
     show,
@@ -21,6 +22,7 @@ from gen_unlearn.cli_base import (
 
 @app.command()
 @reports_errors
+@in_one_process
 def predict(
     run: RunArgument,
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Image file, or folder of them.")],

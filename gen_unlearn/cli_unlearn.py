@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gen_unlearn.cli_base import DryRunOption, JsonOption, app, open_run, reports_errors, show
+from gen_unlearn.cli_base import DryRunOption, JsonOption, app, in_one_process, open_run, reports_errors, show
 
 if TYPE_CHECKING:
     from gen_unlearn.commands.unet_checkpoint import UNetCheckpoint
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 @app.command()
 @reports_errors
+@in_one_process
 def unlearn(
     model: Annotated[
         Path,

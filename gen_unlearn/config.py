@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from gen_unlearn.classifier_config import NOT_IN_THE_DIGEST, ClassifierRunConfig
 from gen_unlearn.core import CoreConfig
 from gen_unlearn.data import DataConfig
@@ -17,7 +15,7 @@ from gen_unlearn.metrics.protocol import ComparisonConfig, EvaluationConfig
 from gen_unlearn.models.denoiser import DenoiserConfig
 from gen_unlearn.pipelines.denoising import NoiseConfig
 from gen_unlearn.pipelines.sampling import SamplingConfig
-from gen_unlearn.recipes import apply_override, check_keys, read_recipe, recipe_yaml, validated
+from gen_unlearn.recipes import apply_override, check_keys, read_recipe, read_yaml, recipe_yaml, validated
 from gen_unlearn.repro import digest_json
 from gen_unlearn.training.diffusion import TrainingConfig
 
@@ -164,7 +162,7 @@ def comparison_config(overrides: Sequence[str]) -> ComparisonConfig:
 
 def with_overrides(config: Recipe, overrides: Sequence[str]) -> Recipe:
     """Return a recipe with some values replaced."""
-    recipe = yaml.safe_load(config.to_yaml())
+    recipe = read_yaml(config.to_yaml())
     for override in overrides:
         apply_override(recipe, override)
     return parse_config(recipe, "--set")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -30,6 +31,9 @@ _PLACES = (
 )
 """What launchers say of a process, and accelerate 1.15 reads (`accelerate.utils.environment`)."""
 
+_PATIENCE = timedelta(days=7)
+"""How long processes wait for each other: pieces of work are done whole, and launchers end a broken group."""
+
 _FIRST: ContextVar[bool | None] = ContextVar("first of the group", default=None)
 """Of a process that works alone: whether it is the main one of its group."""
 
@@ -43,7 +47,7 @@ def process_state() -> PartialState:
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (
         "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     )
-    return PartialState(cpu=cpu)
+    return PartialState(cpu=cpu, timeout=_PATIENCE)
 
 
 def is_first() -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -14,6 +15,28 @@ from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+
+_SWITCH = "tag:yaml.org,2002:bool"
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads ``true`` and ``false`` as switches, as YAML 1.2 does, and ``no``, a precision, as a word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [known for known in resolvers if known[0] != _SWITCH]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_SWITCH, re.compile("(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def read_yaml(text: str) -> Any:
+    """Return the value of a YAML document.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    return yaml.load(text, Loader=_Loader)
 
 
 @functools.cache
@@ -36,7 +59,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ValueError: there is no such file, it is not YAML of sections, or an override is malformed.
     """
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"there is no recipe {path}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -87,7 +110,7 @@ def apply_override(recipe: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise ValueError(f"cannot set {path}: {key} is a value, not a section")
     try:
-        section[keys[-1]] = yaml.safe_load(text)
+        section[keys[-1]] = read_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"--set {override}: {text!r} is not a YAML value") from error
 

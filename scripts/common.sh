@@ -44,7 +44,8 @@ share_out_this_host() {
         [ "$PROCESSES" -gt 0 ] || fail "no GPU is visible; set PROCESSES to run so many on the CPU"
     fi
     require_number PROCESSES "$PROCESSES" 1
-    cores=$(nproc) # Those that this process may use; it takes OMP_NUM_THREADS for a limit, too.
+    # Those that this process may use, where there is nproc, which takes OMP_NUM_THREADS for a limit, too.
+    cores=$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > PROCESSES ? cores / PROCESSES : 1))}
     require_number OMP_NUM_THREADS "$OMP_NUM_THREADS" 1
     # How long processes that were asked to stop may take to write a resume point; torchrun's 30 seconds are few.

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from command_line import CONFIGS, works
 from small_cifar10 import SmallCifar10, write_small_cifar10
 
 from evaluation.cifar10_generation import STAGES, main
+from gen_unlearn.processes import process_state
+from gen_unlearn.training import compilation
 
 COMPILED = [name for name in STAGES if "compiled" in name]
 FAST = ["train SPM", "sampling cost", "deletions from SPM", "training speed of SPM, bf16"]
+SMALLEST = (
+    "model.block_out_channels=[32]",
+    "model.down_block_types=[DownBlock2D]",
+    "model.up_block_types=[UpBlock2D]",
+    "model.layers_per_block=1",
+)
+RECIPE_OF = {
+    "DDPM": "cifar10_ddpm",
+    "SPM": "cifar10_spm",
+    "SPM with a public core": "cifar10_spm_public",
+    "ensemble": "cifar10_lora",
+    "38 M": "cifar10_spm_paper",
+}
 
 
 @pytest.fixture(scope="module")
@@ -22,64 +39,190 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> SmallCifar10:
     return write_small_cifar10(tmp_path_factory.mktemp("cifar10"))
 
 
-def measured(images: SmallCifar10, folder: Path, *options: str) -> dict[str, Any]:
-    """Run the command tiny; return the result."""
-    places = ["--source", images.train, "--test-source", images.test, "--out", folder, "--results", folder]
-    main(["--tiny", *map(str, places), *options])
+def words(images: SmallCifar10, folder: Path, *options: object) -> list[str]:
+    places = ["--source", images.train, "--test-source", images.test, "--out", folder]
+    return ["--tiny", *map(str, [*places, *options])]
+
+
+def result_in(folder: Path) -> dict[str, Any]:
     found = json.loads((folder / "cifar10_generation.json").read_text())
     assert isinstance(found, dict)
     return found
 
 
-def only(names: list[str]) -> list[str]:
-    return [word for name in names for word in ("--only", name)]
+def measured(images: SmallCifar10, folder: Path, *options: object) -> dict[str, Any]:
+    """Run the command tiny; return the result."""
+    main(words(images, folder, *options))
+    return result_in(folder)
+
+
+def refused(images: SmallCifar10, folder: Path, *options: object) -> str:
+    """Run the command tiny, which must end with a message; return it."""
+    with pytest.raises(SystemExit) as stopped:
+        main(words(images, folder, *options))
+    assert isinstance(stopped.value.code, str)
+    return stopped.value.code
+
+
+def each(option: str, values: list[str]) -> list[str]:
+    return [word for value in values for word in (option, value)]
 
 
 def test_measures_what_is_left(images: SmallCifar10, tmp_path: Path) -> None:
-    nothing = measured(images, tmp_path, "--minutes", "-1")
-    assert nothing["found"] == {}
+    out = tmp_path / "out"
+    nothing = measured(images, out, "--minutes", "-1")
+    assert nothing["found"] == nothing["failed"] == {}
     assert nothing["left"] == list(STAGES)
-    first = measured(images, tmp_path, *only(FAST))
+    assert nothing["tiny"]
+    assert nothing["command"] == (
+        "CUBLAS_WORKSPACE_CONFIG=:4096:8 python -m evaluation.cifar10_generation "
+        "--source TRAIN --test-source TEST --tiny"
+    )
+    first = measured(images, out, *each("--only", FAST))
     assert list(first["found"]) == FAST
     assert set(first["left"]) == set(STAGES) - set(FAST)
-    assert "data.source" not in first["command"]
-    assert set(first["recipes"]) >= {"cifar10_ddpm", "cifar10_lora"}
-    rows = first["found"]["sampling cost"]["rows"]
-    assert [row["exemplars_per_class"] for row in rows] == [2, 4, 20]
-    assert [row["full_bank"] for row in rows] == [False, False, True]
-    assert all(row["spm_seconds_per_image"] > 0 and row["ratio_to_ddpm"]["value"] > 0 for row in rows)
-    deleted = first["found"]["deletions from SPM"]
-    assert [row["removed"] for row in deleted["image"]["deletions"]] == [1, 1]
-    assert [row["of"] for row in deleted["class"]["deletions"]] == [200, 180]
-    assert [row["removed"] for row in deleted["tenth"]["deletions"]] == [20, 20]
-    assert first["found"]["training speed of SPM, bf16"]["images_per_second"] > 0
-    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
-    assert measured(images, tmp_path, *only(FAST)) == first
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()} == parts
-    path = next(iter(parts))
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"made_from": "another recipe"}))
-    assert len(measured(images, tmp_path, "--minutes", "-1")["found"]) == len(FAST) - 1
+    assert set(first["recipes"]) == set(RECIPE_OF.values())
+    assert str(images.train.parent) not in json.dumps(first)
+    assert str(tmp_path) not in json.dumps(first)
+    for name in FAST:
+        check(name, first["found"][name], first["recipes"])
+    parts = {path: path.stat().st_mtime_ns for path in (out / "parts").iterdir()}
+    assert measured(images, out, *each("--only", FAST)) == first
+    assert {path: path.stat().st_mtime_ns for path in (out / "parts").iterdir()} == parts
+    other = ("--minutes", "-1", "--set", "seed=1")
+    assert "move it away, or choose another --results" in refused(images, out, *other)
+    assert "choose another --out" in refused(images, out, *other, "--results", tmp_path / "other")
+    assert "--out; move it away" in refused(images, tmp_path / "other", "--minutes", "-1", "--results", out)
+    assert result_in(out) == first
+    next(iter(parts)).unlink()
+    (out / "cifar10_generation.json").unlink()
+    assert len(measured(images, out, "--minutes", "-1")["found"]) == len(FAST) - 1
+
+
+def test_a_stage_that_fails_is_noted_and_the_others_go_on(
+    images: SmallCifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> None:
+        raise RuntimeError("no compiler found")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(compilation, "COMPILER", broken)
+    bad, good = "training speed of DDPM, compiled", "training speed of DDPM, fp32"
+    smallest = each("--set", list(SMALLEST))
+    assert bad in refused(images, tmp_path, "--only", bad, "--only", good, *smallest)
+    result = result_in(tmp_path)
+    assert list(result["found"]) == [good]
+    assert list(result["failed"]) == [bad]
+    assert "no compiler found" in result["failed"][bad]
+    assert bad in refused(images, tmp_path, "--minutes", "-1", *smallest)
+    assert result_in(tmp_path) == result
+    torch._dynamo.reset()
+
+
+def test_where_images_lie_is_no_setting(images: SmallCifar10, tmp_path: Path) -> None:
+    assert "expected --source" in refused(images, tmp_path, "--set", f"data.source={images.train}")
+
+
+def test_what_adapters_need_on_cuda_is_asked_for_first(
+    images: SmallCifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_state(), "device", torch.device("cuda"))
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    assert refused(images, tmp_path / "out").startswith("expected CUBLAS_WORKSPACE_CONFIG=:4096:8")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_measures_compiled_training(images: SmallCifar10, tmp_path: Path) -> None:
+    name = "training speed of SPM, compiled"
+    result = measured(images, tmp_path, "--only", name, *each("--set", list(SMALLEST)))
+    check(name, result["found"][name], result["recipes"])
 
 
 @pytest.mark.slow
 def test_measures_everything(images: SmallCifar10, tmp_path: Path) -> None:
-    skipped = [word for name in COMPILED for word in ("--skip", name)]
-    found = measured(images, tmp_path, *skipped)
-    assert found["left"] == COMPILED
-    deletion = found["found"]["class deletion"]
-    assert (deletion["class"], deletion["removed"], deletion["level"]) == ("automobile", 20, "exemplar-only")
+    result = measured(images, tmp_path, *each("--skip", COMPILED))
+    assert result["left"] == COMPILED
+    for name, found in result["found"].items():
+        check(name, found, result["recipes"])
+
+
+def check(name: str, found: dict[str, Any], recipes: dict[str, str]) -> None:
+    """Check what a stage found."""
+    what, _, of = name.partition(" ")
+    if what in ("train", "retrain"):
+        check_training(of, found, recipes)
+    elif name.startswith("training speed"):
+        network, kind = of.removeprefix("speed ").removeprefix("of ").removeprefix("at ").split(", ")
+        assert found["recipe"] == RECIPE_OF[network]
+        assert found["precision"].partition(",")[0] == ("float32" if kind == "fp32" else "bfloat16 autocast")
+        assert found["changes"] == (["training.compile=true"] if kind == "compiled" else [])
+        assert {"cudnn_allow_tf32", "matmul_allow_tf32", "peak_bytes_of_process"} < found.keys()
+        assert (found["batch_size"], found["steps"]) == (16, 2)
+        assert min(found["images_per_second"], found["seconds_of_first_steps"], found["parameters"]) > 0
+    elif name == "class deletion":
+        check_class_deletion(found)
+    elif name == "real images":
+        assert (found["training_images"]["count"], found["held_out_images"]["count"]) == (200, 60)
+        check_images(found, 40, 60)
+    elif name == "quality of DDPM without the class":
+        for part in ("before", "oracle"):
+            check_images(found[part], 36, 54)
+    elif what == "quality":
+        check_images(found, 40, 60)
+    elif name == "sampling cost":
+        rows = found["rows"]
+        assert [row["exemplars_per_class"] for row in rows] == [2, 4, 20]
+        assert [row["full_bank"] for row in rows] == [False, False, True]
+        for row in rows:
+            assert (row["images_per_draw"], row["batch_size"]) == (25, 20)
+            assert row["precision"].startswith("float32")
+            assert row["spm_seconds_per_image"] > 0
+            assert row["ratio_to_ddpm"]["value"] > 0
+    else:
+        check_deletions(name, found)
+
+
+def check_training(of: str, found: dict[str, Any], recipes: dict[str, str]) -> None:
+    assert found["recipe"] == recipes[RECIPE_OF[of.removesuffix(" without the class")]]
+    if of == "ensemble":
+        assert [found[f"{part}_images"] for part in ("backbone", "adapter", "router")] == [32, 100, 64]
+        assert found["backbone_precision"] == "bfloat16 autocast"
+        assert "images_per_second" not in found
+    else:
+        assert found["images"] == 32
+        assert found["images_per_second"] == pytest.approx(32 / found["seconds_train"])
+
+
+def check_images(found: dict[str, Any], count: int, reference: int) -> None:
+    assert set(found["frechet"]) == {"judge", "random-conv"}
+    for distance in found["frechet"].values():
+        assert (distance["images"], distance["reference_images"]) == (count, reference)
+        assert distance["value"] > 0
+    assert 0 <= found["recognised"]["value"] <= 1
+
+
+def check_class_deletion(found: dict[str, Any]) -> None:
+    assert (found["class"], found["removed"], found["level"]) == ("automobile", 20, "exemplar-only")
     for name in ("retrain_gap", "gap_before", "noise_floor"):
-        assert deletion[name]["judge"]["images"] == deletion[name]["judge"]["reference_images"] == 9 * 4
+        assert found[name]["judge"]["images"] == found[name]["judge"]["reference_images"] == 9 * 4
     for name in ("before", "after", "oracle"):
-        assert deletion[name]["frechet"]["judge"]["images"] == 9 * 4
-    ensemble = found["found"]["deletions of images from ensemble"]["image"]["deletions"]
-    assert {row["level"] for row in ensemble} == {"bit-exact"}
-    speeds = [part for name, part in found["found"].items() if name.startswith("training speed")]
-    assert {(part["recipe"], part["precision"]) for part in speeds} == {
-        (recipe, precision)
-        for recipe in ("cifar10_ddpm", "cifar10_spm", "cifar10_spm_paper")
-        for precision in ("float32", "bfloat16 autocast")
-    }
+        check_images(found[name], 36, 54)
+
+
+def check_deletions(name: str, found: dict[str, Any]) -> None:
+    expected = {
+        "deletions from SPM": {"image": [1, 1], "class": [20, 20], "tenth": [20, 20]},
+        "deletions of images from ensemble": {"image": [1, 1]},
+        "deletion of a class from ensemble": {"class": [10]},
+        "deletion of a tenth from ensemble": {"tenth": [10]},
+    }[name]
+    assert {kind: [row["removed"] for row in one["deletions"]] for kind, one in found.items()} == expected
+    level = "bit-exact" if "ensemble" in name else "exemplar-only"
+    for one in found.values():
+        assert {row["level"] for row in one["deletions"]} == {level}
+        assert one["median_seconds"] > 0
 
 
 @pytest.mark.slow

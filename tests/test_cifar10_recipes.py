@@ -99,6 +99,8 @@ def test_all_read_as_many_images() -> None:
     adapters = deletable * ensemble.model.adapters.neighbours * ensemble.model.adapters.lora.epochs
     budgets.append(int(ensemble.training.steps * ensemble.training.batch_size + adapters))
     assert max(budgets) / min(budgets) < 1.001
+    router = ensemble.model.router.training
+    assert router.steps * router.batch_size == 150_016, "the router's are read beside the budget"
 
 
 def test_all_are_judged_alike() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import Shop, refused, tiny, tree
+from command_line import Shop, refused, run_command, tiny, tree
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +85,25 @@ def test_wrong_use_is_one_line_and_changes_nothing(
     for word in command.split():
         words += tiny() if word == "{tiny}" else [word.format(**places)]
     assert expected.format(**places) in refused(*words)
+
+
+ALONE = {
+    "demo": ("--out", "{tmp}/demo"),
+    "forget": ("{fresh}", "--class", "3"),
+    "add": ("{fresh}", "{tmp}"),
+    "predict": ("{fresh}", "{tmp}"),
+    "unlearn": ("{fresh}", "--method", "neggrad", "--class", "3", "--out", "{tmp}/new"),
+    "report": ("{fresh}",),
+}
+
+
+@pytest.mark.parametrize("verb", ALONE)
+@pytest.mark.usefixtures("unchanged")
+def test_what_is_not_shared_is_refused_in_several_processes(
+    shop: Shop, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = [word.format(**vars(shop), tmp=tmp_path) for word in ALONE[verb]]
+    assert f"expected one process for {verb}, got 2" in refused(verb, *words)
+    monkeypatch.setenv("RANK", "1")
+    assert run_command(verb, *words).stderr.startswith("process 1: error: expected one process")

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from gen_unlearn.commands.demo import demo_config
-from gen_unlearn.config import RunConfig, load_config, load_recipe, with_overrides
+from gen_unlearn.config import RunConfig, load_config, load_recipe, parse_config, with_overrides
+from gen_unlearn.recipes import read_recipe, read_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DIGITS = CONFIGS / "digits_spm.yaml"
@@ -164,6 +165,16 @@ def test_floats_may_be_written_as_people_do(number: str) -> None:
     assert config.training.learning_rate == 0.002
     assert config.digest == digits().digest
     assert isinstance(yaml.safe_load(config.to_yaml())["training"]["learning_rate"], float)
+
+
+def test_a_precision_is_no_switch(tmp_path: Path) -> None:
+    """YAML 1.1 reads ``no`` as false."""
+    overridden = load_config(CONFIGS / "digits_spm.yaml", ["training.mixed_precision=no"])
+    assert overridden.training.mixed_precision == "no"
+    written = tmp_path / "recipe.yaml"
+    written.write_text("training: {mixed_precision: no, compile: True}\n", encoding="utf-8")
+    assert read_recipe(written)["training"] == {"mixed_precision": "no", "compile": True}
+    assert parse_config(read_yaml(overridden.to_yaml()), "again") == overridden
 
 
 @pytest.mark.parametrize("override", ["training.images", "=3", "training..images=3", ".a=1", ""])

@@ -15,7 +15,7 @@ from gen_unlearn.adapters.promise import environment_digest
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.atomic import write_undated
-from gen_unlearn.processes import process_state
+from gen_unlearn.processes import from_main, process_state
 from gen_unlearn.progress import progress_bar
 from gen_unlearn.repro import digest_json
 
@@ -46,7 +46,8 @@ def fit_resumably(
         for start in range(0, len(by_size), at_once):
             chosen = by_size[start : start + at_once]
             files = {adapter: _file(recipe, records, adapter, filled[adapter], folder) for adapter in chosen}
-            known = {adapter: state for adapter, file in files.items() if (state := _read(file)) is not None}
+            done = {adapter: state for adapter, file in files.items() if (state := _read(file)) is not None}
+            known = from_main(done)  # What is missing is fit by all processes together.
             missing = {adapter: filled[adapter] for adapter in chosen if adapter not in known}
             fresh = recipe.fit(records, missing) if missing else {}
             if process.is_main_process:

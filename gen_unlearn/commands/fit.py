@@ -23,6 +23,8 @@ from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.processes import process_state
 from gen_unlearn.runs import SavedModel
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
+from gen_unlearn.training.compilation import require_compiler
+from gen_unlearn.training.support import require_supported
 from gen_unlearn.training.trackers import require_tracker
 
 
@@ -61,7 +63,7 @@ def fresh_training(config: Recipe, parts: CoreSplit, project: Path | None) -> Tr
         project: folder of trackers' logs.
 
     Raises:
-        ValueError: the recipe does not fit the images, or the number of processes.
+        ValueError: the recipe does not fit the images, the number of processes, or the machine.
     """
     accelerator = _accelerator(config, project)
     fresh: Training
@@ -127,10 +129,14 @@ def _accelerator(config: Recipe, project: Path | None) -> Accelerator:
     cpu = process_state().device.type == "cpu"
     AcceleratorState._reset_state()  # Each run has its own precision.
     accumulation = config.training.gradient_accumulation_steps if isinstance(config, RunConfig) else 1
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=config.training.mixed_precision,
         gradient_accumulation_steps=accumulation,
-        log_with=config.training.log_with,
+        log_with=None if project is None else config.training.log_with,
         project_dir=project,
     )
+    require_supported(accelerator)
+    if isinstance(config, RunConfig) and config.training.compile:
+        require_compiler(accelerator.device)
+    return accelerator

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from gen_unlearn.adapters.families import AdaptersConfig
 from gen_unlearn.adapters.family import AdapterFamily
 from gen_unlearn.adapters.planning import EnsemblePlan, PlanConfig, plan
-from gen_unlearn.recipes import recipe_adapter
+from gen_unlearn.recipes import read_yaml, recipe_adapter
 from gen_unlearn.runs import RunFolder
 
 
@@ -76,7 +76,7 @@ def _parsed(values: dict[str, Any], overrides: Sequence[str]) -> PlanConfig:
         if not separator or name not in known:
             raise ValueError(f"expected --set KEY=VALUE with KEY out of {', '.join(known)}, got {override!r}")
         try:
-            values[name] = yaml.safe_load(text)
+            values[name] = read_yaml(text)
         except yaml.YAMLError as error:
             raise ValueError(f"--set {override}: {text!r} is not a YAML value") from error
         if isinstance(values[name], bool):

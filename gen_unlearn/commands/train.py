@@ -49,7 +49,8 @@ def train(
         without = Tombstones.of(without, from_main(RunKey.fresh()))  # One for all processes.
     if without is not None:
         parts = _leave_out(parts, without)
-    training = fresh_training(config, parts, out)  # First: a recipe that cannot work leaves no folder.
+    # First: a recipe that cannot work leaves no folder.
+    training = None if is_trained(out) else fresh_training(config, parts, out)
     if (
         isinstance(training, LoraEnsembleTraining)
         and origin is None
@@ -69,10 +70,10 @@ def train(
     with process.main_process_first():  # The others find the run that it starts.
         run = RunFolder.create(out, config, manifest, without)
         run.keep_split(split.test, parts)
-    if run.manifest.training is not None:
+    if training is None:
         return RunFolder.open(out)
     made_from = f"{manifest.recipe_digest}-{run.manifest.data_digest}"
-    checkpoints = CheckpointFolder(out / "checkpoints", made_from)
+    checkpoints = CheckpointFolder(out / "checkpoints", made_from, config.training.checkpoints_total_limit)
     model, progress = training.fit(checkpoints, description)
     record = TrainingRecord(
         seconds=progress.seconds,

@@ -138,6 +138,8 @@ def _check(name: str, work: Callable[[], str]) -> Check:
     try:
         return Check(name, detail=work())
     except (ValueError, OSError, RecursionError) as error:
+        if isinstance(error, OSError) and process_state().num_processes > 1:
+            raise  # Perhaps in this process alone: the others would wait for it.
         return Check(name, problem=" ".join(str(error).split()))
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from accelerate.utils import broadcast_object_list
 
 from gen_unlearn.adapters.adapter_changes import fit_members, masked, rows_of_members
 from gen_unlearn.adapters.adapter_folder import AdapterFolder, stage_adapters
@@ -24,7 +23,7 @@ from gen_unlearn.changes import refuse_links
 from gen_unlearn.commands.ensemble_recipe import recipe_of, require_ensemble
 from gen_unlearn.commands.trained_ensemble import TrainedEnsemble
 from gen_unlearn.indexed_images import first_few
-from gen_unlearn.processes import process_state
+from gen_unlearn.processes import from_main
 from gen_unlearn.run_paths import RunPaths
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.shards import SUMS, parse_sums, sha256
@@ -90,10 +89,8 @@ def replay_sample(run: RunFolder, count: int) -> str:
     """
     require_sample(run, count)
     listed = list(run.adapter_folder().files)
-    chosen = [secrets.SystemRandom().sample(listed, min(count, len(listed)))]
-    if process_state().num_processes > 1:
-        broadcast_object_list(chosen)
-    drawn = _require_equal(run, chosen[0])
+    chosen = from_main(secrets.SystemRandom().sample(listed, min(count, len(listed))))
+    drawn = _require_equal(run, chosen)
     if drawn == len(listed):
         said = f"all {drawn} files, SHA-256 equal" if drawn else "no adapter has members: nothing to replay"
         return f"{said}{run.environment_note}"

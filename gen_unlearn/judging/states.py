@@ -115,10 +115,8 @@ def _sample(generator: RunFolder, plan: SamplePlan, folder: Path, description: s
             f"expected {generator.path} as it was when the command started, but it was changed since; "
             f"nothing was sampled; run the command again"
         )
-    samples, process = (
-        generate_samples(pipeline, served_classes(pipeline), plan, description),
-        process_state(),
-    )
+    samples = generate_samples(pipeline, served_classes(pipeline), plan, description)
+    process = process_state()
     if process.is_main_process:
         samples.save(path)
     process.wait_for_everyone()

@@ -19,6 +19,8 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gen_unlearn.processes import from_main
+
 _PROGRESS = "progress.json"
 
 
@@ -82,9 +84,11 @@ class CheckpointFolder:
         Raises:
             ValueError: the hosts of several processes do not share the folder.
         """
-        unfinished = self.path / "unfinished"
+        # A new name each time: a network disk may still know what was under an old one.
+        unfinished = self.path / f"unfinished-{progress.step:08d}"
         if accelerator.is_main_process:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            for left in self.path.glob("unfinished*"):
+                shutil.rmtree(left)
             unfinished.mkdir(parents=True)
         accelerator.wait_for_everyone()
         if not unfinished.is_dir():
@@ -107,7 +111,7 @@ class CheckpointFolder:
             target = self.path / f"step-{progress.step:08d}"
             shutil.rmtree(target, ignore_errors=True)
             unfinished.rename(target)
-            for outdated in self._all()[: -self.keep]:
+            for outdated in set(self._all()) - set(self._complete()[-self.keep :]):
                 shutil.rmtree(outdated)
         accelerator.wait_for_everyone()
 
@@ -118,23 +122,23 @@ class CheckpointFolder:
             ValueError: the resume point was written under another recipe, or by another number of processes
                 of a network that draws by itself.
         """
-        found = [path for path in self._all() if _is_complete(path)]
-        if not found:
+        name = from_main(next((path.name for path in reversed(self._complete())), None))
+        if name is None:
             return Progress()
-        state = json.loads((found[-1] / _PROGRESS).read_text(encoding="utf-8"))
+        newest = self.path / name
+        state = json.loads((newest / _PROGRESS).read_text(encoding="utf-8"))
         if state["recipe_digest"] != self.recipe_digest:
+            raise ValueError(f"{newest} belongs to another recipe; use another output folder, or delete it")
+        wrote = state.get("processes", 1)  # Before there could be several, none was noted.
+        if state.get("drew", True) and wrote != accelerator.num_processes:
             raise ValueError(
-                f"{found[-1]} belongs to another recipe; use another output folder, or delete it"
-            )
-        if state["drew"] and state["processes"] != accelerator.num_processes:
-            raise ValueError(
-                f"expected {state['processes']} processes, which {found[-1]} was written by, got "
+                f"expected as many processes as wrote {newest}, {wrote}, got "
                 f"{accelerator.num_processes}: the network draws random numbers by itself, as dropout does, "
                 f"so that others could not continue exactly; start as many, or delete {self.path}"
             )
-        _load_state(accelerator, found[-1])
+        _load_state(accelerator, newest)
         if ema is not None:
-            averaged = load_file(found[-1] / "ema.safetensors")
+            averaged = load_file(newest / "ema.safetensors")
             for index, weights in enumerate(ema.shadow_params):
                 weights.copy_(averaged[str(index)])
             ema.optimization_step = state["ema_step"]
@@ -147,13 +151,16 @@ class CheckpointFolder:
     def _all(self) -> list[Path]:
         return sorted(self.path.glob("step-*"))
 
+    def _complete(self) -> list[Path]:
+        return [path for path in self._all() if _is_complete(path)]
+
 
 def _is_complete(path: Path) -> bool:
-    """Whether all files of a resume point are there and as long as they were written."""
+    """Whether all files of a resume point are there and as long as they were written, where that is noted."""
     try:
-        sizes = json.loads((path / _PROGRESS).read_text(encoding="utf-8"))["sizes"]
+        sizes = json.loads((path / _PROGRESS).read_text(encoding="utf-8")).get("sizes", {})
         return all((path / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return False
 
 

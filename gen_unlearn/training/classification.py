@@ -18,6 +18,7 @@ from gen_unlearn.training.classification_batches import ClassificationBatch, Cla
 from gen_unlearn.training.gathering import of_all_processes
 from gen_unlearn.training.schedule import learning_rate
 from gen_unlearn.training.steps import batch_loader, counted_steps
+from gen_unlearn.training.support import require_supported
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class ClassifierTrainingConfig:
             the fusion is trained; `None` trains everything.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
         checkpoint_images: images between two resume points.
+        checkpoints_total_limit: how many of the newest resume points are kept.
         dataloader_workers: processes that decode images.
         log_with: tracker, such as ``"tensorboard"`` or ``"wandb"``; `None` for none.
     """
@@ -61,6 +63,7 @@ class ClassifierTrainingConfig:
     encoder_run: str | None = None
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     checkpoint_images: int = 500_000
+    checkpoints_total_limit: int = 1
     dataloader_workers: int = 0
     log_with: str | None = None
 
@@ -70,7 +73,7 @@ class ClassifierTrainingConfig:
             raise ValueError(
                 f"support_per_class must be [least, greatest] from 1 up, got {[smallest, largest]}"
             )
-        for name in ("images", "batch_size", "checkpoint_images"):
+        for name in ("images", "batch_size", "checkpoint_images", "checkpoints_total_limit"):
             if self.__dict__[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.__dict__[name]}")
         if self.learning_rate <= 0:
@@ -154,7 +157,9 @@ def train_classifier(
 
     Raises:
         TrainingInterruptedError: Ctrl-C; a resume point was written if there is a place for it.
+        ValueError: see `require_supported`.
     """
+    require_supported(accelerator)
     classes = len(batches.data.class_names)
     objective = ClassificationLoss(network, config.vote, classes, accelerator.num_processes)
     wrapped, optimizer = accelerator.prepare(objective, build_optimizer(network, config))
@@ -169,7 +174,7 @@ def train_classifier(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = wrapped(host_batch.to(accelerator.device))
-            accelerator.backward(loss)
+            accelerator.backward(loss * accelerator.gradient_accumulation_steps)  # Which it divides by.
             accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
@@ -177,7 +182,7 @@ def train_classifier(
 
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     network.eval()
-    return steps.progress
+    return steps.agreed_progress()
 
 
 def build_optimizer(network: nn.Module, config: ClassifierTrainingConfig) -> torch.optim.Optimizer:

@@ -175,7 +175,7 @@ class ClassificationBatches(Dataset[ClassificationBatch]):
         images = to_model_input(self.data.images[np.concatenate([rows, support])[places]])
         images = self.augmentation(images, draws, places, len(every))
         if self.num_processes > 1:
-            # The gradients of weights then lie as torch gathers them.
+            # Images that lie channels last would make gradients that do not lie like their weights.
             images = images.clone(memory_format=torch.contiguous_format)
         labels = torch.from_numpy(self.data.labels[rows])
         mates = self.exemplars is not None and not len(support)

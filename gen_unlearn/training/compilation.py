@@ -12,7 +12,7 @@ COMPILER = "inductor"
 """Backend of `torch.compile`."""
 
 
-def compile_forward(network: nn.Module, device: torch.device) -> None:
+def compile_forward(network: nn.Module) -> None:
     """Put a compiled forward pass in the place of a network's own; ``del network.forward`` takes it away.
 
     The network stays the module that it is, with its parameters under their names, for what wraps it later:
@@ -20,11 +20,12 @@ def compile_forward(network: nn.Module, device: torch.device) -> None:
 
     Args:
         network: is changed in place; its backward pass is compiled with the forward pass.
-        device: where it will run.
-
-    Raises:
-        ValueError: `torch.compile` does not work on this machine.
     """
+    network.forward = torch.compile(network.forward, backend=COMPILER, fullgraph=True)
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise a ValueError unless `torch.compile` works on this machine."""
     try:
         torch.compile(_probe, backend=COMPILER)(torch.zeros(8, device=device))
     except RuntimeError as error:
@@ -33,7 +34,6 @@ def compile_forward(network: nn.Module, device: torch.device) -> None:
             "expected a compiler for training.compile (a C++ compiler on a CPU, Triton on a GPU), got: "
             f"{reason}; install one, or set training.compile to false"
         ) from error
-    network.forward = torch.compile(network.forward, backend=COMPILER, fullgraph=True)
 
 
 def let_sizes_vary(conditioning: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, DynamoBackend
 from diffusers import DDPMScheduler
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.training_utils import EMAModel
@@ -19,9 +18,15 @@ from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
 from gen_unlearn.training.compilation import compile_forward, let_sizes_vary
 from gen_unlearn.training.schedule import learning_rate
 from gen_unlearn.training.steps import batch_loader, counted_steps
+from gen_unlearn.training.support import require_supported
 
-_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-"""Ways to train in which no process has all weights."""
+_AT_LEAST_ONE = (
+    "images",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "checkpoint_images",
+    "checkpoints_total_limit",
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class TrainingConfig:
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, which needs a GPU.
         compile: compile the network with `torch.compile`, which rounds differently.
         checkpoint_images: images between two resume points.
+        checkpoints_total_limit: how many of the newest resume points are kept.
         dataloader_workers: processes that decode images.
         log_with: tracker, such as ``"tensorboard"`` or ``"wandb"``; `None` for none.
     """
@@ -69,6 +75,7 @@ class TrainingConfig:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     compile: bool = False
     checkpoint_images: int = 60_000
+    checkpoints_total_limit: int = 1
     dataloader_workers: int = 0
     log_with: str | None = None
 
@@ -78,7 +85,7 @@ class TrainingConfig:
             raise ValueError(
                 f"exemplars_per_class must be [least, greatest] from 1 up, got {[smallest, largest]}"
             )
-        for name in ("images", "batch_size", "gradient_accumulation_steps", "checkpoint_images"):
+        for name in _AT_LEAST_ONE:
             if self.__dict__[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.__dict__[name]}")
         if not 0 <= self.reorientation <= 1:
@@ -130,9 +137,9 @@ def train_diffusion(
         ValueError: this machine cannot do what the recipe asks for, or the network would be trained in
             shards.
     """
-    _require_support(accelerator)
+    require_supported(accelerator)
     if config.compile:
-        compile_forward(model, accelerator.device)
+        compile_forward(model)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     ema = EMAModel(
@@ -178,21 +185,4 @@ def train_diffusion(
     if config.compile:
         del model.forward
     ema.copy_to(model.parameters())
-    return steps.progress
-
-
-def _require_support(accelerator: Accelerator) -> None:
-    """Check that the machine can do what the recipe asks for, and the loop what the launcher asks for."""
-    if accelerator.distributed_type in _SHARDED:
-        raise ValueError(
-            f"expected every process to hold the whole network, got {accelerator.distributed_type.value}, "
-            "with which none has all averaged weights; launch with --multi_gpu"
-        )
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("expected a GPU for training.mixed_precision fp16, got a CPU; set it to bf16 or no")
-    backend = accelerator.state.dynamo_plugin.backend
-    if backend != DynamoBackend.NO:
-        raise ValueError(
-            f"expected training.compile in the recipe, got the dynamo backend {backend.value} from the "
-            "launcher; launch with --dynamo_backend no"
-        )
+    return steps.agreed_progress()

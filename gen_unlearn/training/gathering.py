@@ -90,8 +90,10 @@ class _Together(nn.modules.batchnorm._BatchNorm):
         axes = [axis for axis in range(inputs.ndim) if axis != 1]
         shape = [1, -1, *[1] * (inputs.ndim - 2)]
         values = inputs.float()
-        count = _Sum.apply(values.new_tensor(inputs.numel() / inputs.shape[1]))
-        mean = _Sum.apply(values.sum(axes)) / count
+        rows = values.new_tensor([inputs.numel() / inputs.shape[1]])
+        total = _Sum.apply(torch.cat([values.sum(axes), rows]))
+        count = total[-1].detach()
+        mean = total[:-1] / count
         centred = values - mean.reshape(shape)
         variance = _Sum.apply(centred.square().sum(axes)) / count
         with torch.no_grad():

@@ -74,16 +74,19 @@ class TrainingSteps:
         self._mean_loss = torch.tensor(self.done.loss, device=self.accelerator.device)
         self._since = time.perf_counter()
         self._logged = (self._since, self.done.step)
-        self._asked = torch.zeros((), device=self.accelerator.device)
+        self._asked = torch.zeros(())
+        self._arrived: torch.cuda.Event | None = None
 
     @property
     def images(self) -> int:
         """Images shown so far."""
         return self.done.step * self.config.batch_size
 
-    @property
-    def progress(self) -> Progress:
-        """How far training has come, with the mean loss of the latest steps."""
+    def agreed_progress(self) -> Progress:
+        """Return how far training has come, with the mean loss of the latest steps.
+
+        All processes ask at once: the loss is that of all of them.
+        """
         return replace(self.done, loss=self.accelerator.reduce(self._mean_loss, "mean").item())
 
     def finish(self, loss: Tensor, rate: float) -> None:
@@ -107,7 +110,7 @@ class TrainingSteps:
         self._since = now
         stop = self._agreed_to_stop()
         if self.checkpoints is not None and (stop or self._resume_point_due()):
-            self.done = self.progress
+            self.done = self.agreed_progress()
             drew = not all(map(torch.equal, _random_state(self.accelerator.device), self.random_state))
             self.checkpoints.save(self.accelerator, self.done, self.ema, drew)
         if stop:
@@ -116,18 +119,27 @@ class TrainingSteps:
     def _agreed_to_stop(self) -> bool:
         """Whether any process was asked to stop: all of them say the same after the same step.
 
-        They ask each other after every step, and look at the answer after the next one, when it has come in
-        anyhow: no process waits for it.
+        They ask each other after every step, and look at the answer after the next one, so that none waits
+        for a GPU; but after the last step at once.
         """
         if self.accelerator.num_processes == 1:
             return self.stop.made
-        before = self._asked
+        before = None if self.done.step == self.config.steps else self._answer()
         asked = torch.tensor(float(self.stop.made), device=self.accelerator.device)
-        self._asked = self.accelerator.reduce(asked, "sum")
-        return bool(before > 0)
+        self._asked = self.accelerator.reduce(asked, "sum").to("cpu", non_blocking=True)
+        if self.accelerator.device.type == "cuda":
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+        return self._answer() if before is None else before
+
+    def _answer(self) -> bool:
+        """Whether a process was asked to stop when they asked each other last."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return bool(self._asked > 0)
 
     def _log(self, rate: float) -> None:
-        loss, (since, first) = self.progress.loss, self._logged
+        loss, (since, first) = self.agreed_progress().loss, self._logged
         self._logged = (time.perf_counter(), self.done.step)
         shown = (self.done.step - first) * self.config.batch_size
         speed = shown / (self._logged[0] - since)

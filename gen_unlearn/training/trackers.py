@@ -27,12 +27,12 @@ def require_tracker(name: str | None, project: Path | None) -> None:
 
     Args:
         name: the tracker; `None` is none, which needs nothing.
-        project: the folder that logs go to, if there is one.
+        project: the folder that logs go to; without one nothing is logged.
 
     Raises:
-        ValueError: it is not known or not installed, or there is no folder for logs.
+        ValueError: it is not known or not installed.
     """
-    if name is None:
+    if name is None or project is None:
         return
     if name not in TRACKERS:
         raise ValueError(
@@ -42,11 +42,6 @@ def require_tracker(name: str | None, project: Path | None) -> None:
         raise ValueError(
             f"training.log_with {name} needs the package {name}, which is not installed; "
             'pip install "gen_unlearn[trackers]", or set training.log_with to null'
-        )
-    if project is None:
-        raise ValueError(
-            f"training.log_with {name} needs a folder for logs, got none; give checkpoints a folder, or set "
-            "training.log_with to null"
         )
 
 
@@ -59,11 +54,12 @@ def tracked(accelerator: Accelerator, name: str | None, about: Mapping[str, str 
     neither code nor what is printed is kept.
 
     Args:
-        accelerator: was made with the tracker's name and the folder of the run.
+        accelerator: was made with the tracker's name and the folder of the run; without a folder nothing is
+            logged.
         name: the tracker of this training; `None` is none.
         about: what is noted of the training.
     """
-    if name is not None:
+    if name is not None and accelerator.project_dir is not None:
         folder = Path(accelerator.project_dir) / FOLDER
         if accelerator.is_main_process:
             folder.mkdir(exist_ok=True)  # Where there is none, wandb writes elsewhere.

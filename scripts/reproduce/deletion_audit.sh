@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # README "Measuring a generator after deletion": two deletions, three oracles of each. Half an hour on two CPU cores.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+ROOT=$(cd "$(dirname "$0")/../.." && pwd)
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 "${PYTHON:-python}" -m evaluation.deletion_audit "$@"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # README, the benchmark of generators, into the folder given (bench). Thirty-six minutes in two processes.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-PROCESSES=${PROCESSES:-2} scripts/one_host.sh benchmark \
-    --config configs/benchmarks/digits_generation.yaml --out "${1:-bench}"
+ROOT=$(cd "$(dirname "$0")/../.." && pwd)
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+PROCESSES=${PROCESSES:-2} "$ROOT/scripts/one_host.sh" benchmark \
+    --config "$ROOT/configs/benchmarks/digits_generation.yaml" --out "${1:-bench}"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # All tables of speed in README: ratios measured in one run. Some minutes; --only measures one part.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+ROOT=$(cd "$(dirname "$0")/../.." && pwd)
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 "${PYTHON:-python}" -m evaluation.performance "$@"

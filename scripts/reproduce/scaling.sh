@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# README "Scaling out": what several processes gain, worked out and simulated. Some minutes on one core.
+# README "Scaling out": what several processes gain, worked out and simulated. Some minutes.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+ROOT=$(cd "$(dirname "$0")/../.." && pwd)
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 "${PYTHON:-python}" -m evaluation.scaling "$@"

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from command_line import CONFIGS, refused, run_command, works
+from command_line import CONFIGS, TINY_OVERRIDES, refused, run_command, works
 from two_processes import as_two
 
+from gen_unlearn.commands.fit import fit
+from gen_unlearn.config import load_config
+from gen_unlearn.data import load_digits_images
 from gen_unlearn.processes import process_state
 from gen_unlearn.training.trackers import FOLDER, TRACKERS, require_tracker, tracked
 
@@ -99,7 +102,7 @@ def test_of_two_processes_one_writes(tmp_path: Path) -> None:
 def test_weights_and_biases_stays_offline_beside_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("wandb", reason='needs pip install "gen_unlearn[trackers]"')
+    pytest.importorskip("wandb", reason='by hand, after pip install "gen_unlearn[trackers]"')
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
@@ -128,10 +131,12 @@ def test_an_unknown_tracker_is_told_which_are_known(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_logs_need_a_folder() -> None:
-    require_tracker(None, None)
-    with pytest.raises(ValueError, match="needs a folder for logs, got none"):
-        require_tracker("tensorboard", None)
+def test_without_a_folder_nothing_is_logged_and_no_package_is_needed() -> None:
+    """As where a run is trained again in memory, to compare."""
+    require_tracker("wandb", None)
+    config = load_config(CONFIGS / "digits_ddpm.yaml", [*TINY_OVERRIDES, "training.log_with=tensorboard"])
+    _, progress = fit(config, load_digits_images())
+    assert progress.step == config.training.steps
 
 
 def test_the_command_says_nothing_more(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -133,7 +134,7 @@ def test_both_stop_and_two_continue_to_the_bit_and_one_closely(tmp_path: Path) -
 def test_another_number_of_processes_is_refused_where_the_network_draws(tmp_path: Path) -> None:
     config = tiny("digits_ddpm.yaml", ("model.dropout=0.2", "training.images=192"))
     interrupted_in_process_one(config, tmp_path / "run", micro_batch=2)
-    with pytest.raises(ValueError, match=r"expected 2 processes, .* got 1: the network draws random numbers"):
+    with pytest.raises(ValueError, match=r"as wrote .*, 2, got 1: the network draws random numbers"):
         train(config, tmp_path / "run")
     as_two(lambda _: train(config, tmp_path / "run"))
     RunFolder.open(tmp_path / "run")
@@ -176,3 +177,40 @@ def test_two_processes_train_an_ensemble_that_one_replays(name: str, tmp_path: P
         assert "SHA-256 equal" in found["replay of the whole pipeline"].said
 
     as_two(replayed)
+
+
+def test_points_are_kept_although_a_torn_one_is_ahead(tmp_path: Path) -> None:
+    """It would have been the newest, and the others too many."""
+    config = tiny("digits_ddpm.yaml", ("training.images=192", "training.checkpoint_images=48"))
+    interrupted_in_process_one(config, tmp_path / "run", micro_batch=1)
+    (point,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    point.rename(point.with_name("step-00000008"))
+    (point.with_name("step-00000008") / "model.safetensors").unlink()
+    interrupted_in_process_one(config, tmp_path / "run", micro_batch=4)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000006"]
+
+
+def test_a_point_of_before_there_were_several_processes_is_continued_by_one(tmp_path: Path) -> None:
+    config = tiny("digits_ddpm.yaml", ("training.images=192",))
+    expected = weights(train(config, tmp_path / "whole"))
+    interrupted_in_process_one(config, tmp_path / "run", micro_batch=2)
+    (file,) = (tmp_path / "run" / "checkpoints").glob("step-*/progress.json")
+    noted = json.loads(file.read_text())
+    file.write_text(
+        json.dumps({name: noted[name] for name in noted if name not in ("drew", "processes", "sizes")})
+    )
+
+    def refused(_rank: int) -> None:
+        with pytest.raises(ValueError, match=r"as wrote .*, 1, got 2"):
+            train(config, tmp_path / "run")
+
+    as_two(refused)
+    assert_close(weights(train(config, tmp_path / "run")), expected)
+
+
+def test_a_stop_in_the_last_step_is_not_forgotten(tmp_path: Path) -> None:
+    config = tiny("digits_ddpm.yaml", ("training.images=96",))
+    interrupted_in_process_one(config, tmp_path / "run", micro_batch=3)
+    (point,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert point.name == "step-00000004"
+    as_two(lambda _: train(config, tmp_path / "run"))

@@ -146,8 +146,10 @@ class GenerationRecipe:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the whole recipe."""
-        return digest_json(recipe_adapter(GenerationRecipe).dump_python(self, mode="json"))
+        """SHA-256 of the recipe, but for what decides no generator, see `RunConfig.digest`."""
+        whole = recipe_adapter(GenerationRecipe).dump_python(self, mode="json")
+        generator = {name: whole["generator"][name] for name in ("sampling", "evaluation")}
+        return digest_json(whole | {"generator": generator | {"trained": self.generator.digest}})
 
     def to_yaml(self) -> str:
         """Return the recipe with every value spelled out."""
