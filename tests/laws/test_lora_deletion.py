@@ -17,9 +17,10 @@ from gen_unlearn.adapters.family import FitJob, digest_adapter
 from gen_unlearn.adapters.lora import _Stack
 from gen_unlearn.adapters.purity import EnsembleMethod
 from gen_unlearn.adapters.purity_processes import fit_in_processes
-from gen_unlearn.adapters.recipe import EnsembleRecipe, _share
+from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.routing import Keys, members_of, public_keys, route
+from gen_unlearn.adapters.sharing import share_adapters
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.repro import id_keys, keyed_order
 
@@ -310,10 +311,11 @@ def test_a_replay_reads_the_pixels() -> None:
 @pytest.mark.parametrize("processes", [2, 3])
 def test_the_shares_of_several_processes_are_those_of_one(name: str, processes: int) -> None:
     whole, recipe, records = fitted(name), recipe_of(name), all_records()
-    jobs = [FitJob(adapter, records.select(rows)) for adapter, rows in whole.members.items() if len(rows)]
+    members = {adapter: rows for adapter, rows in whole.members.items() if len(rows)}
+    sizes = {adapter: len(rows) for adapter, rows in members.items()}
     found: dict[int, str] = {}
-    for process in range(processes):
-        mine = _share(jobs, process, processes)
+    for share in share_adapters(sizes, processes, recipe.family.stack):
+        mine = [FitJob(adapter, records.select(members[adapter])) for adapter in share]
         states = recipe.family.fit(mine, recipe.shape, recipe.seed)
         found |= {job.adapter: digest_adapter(state) for job, state in zip(mine, states, strict=True)}
     assert found == digests_of(whole)
