@@ -90,8 +90,8 @@ def test_compiled_training_learns_the_same(
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 @pytest.mark.parametrize(
     ("base", "overrides"),
-    [(PLAIN, ()), (SPM, ()), (SPM, ADDITIVE), (SPM, ("training.mixed_precision=bf16", *ADDITIVE))],
-    ids=["plain", "default", "everything", "bf16"],
+    [(PLAIN, ()), (SPM, ())],
+    ids=["plain", "default"],
 )
 def test_inductor_learns_the_same(base: str, overrides: tuple[str, ...]) -> None:
     assert_compiling_changes_rounding_alone(base, *overrides)
