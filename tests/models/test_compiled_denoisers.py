@@ -102,8 +102,28 @@ def test_training_is_one_graph_for_all_numbers_of_exemplars(kind: str, half: boo
 
 
 @pytest.mark.slow
-def test_forward_and_backward_are_traced_together() -> None:
-    assert_one_graph("all", False, "aot_eager")
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_and_backward_are_traced_together(kind: str) -> None:
+    assert_one_graph(kind, False, "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_rounds_no_more_where_it_is_traced(kind: str) -> None:
+    """Where gradients are small, two orders of rounding differ much: both are compared with float32."""
+    unet = semi_parametric(**KINDS[kind])
+    compiled = torch.compile(unet.forward, backend="aot_eager", fullgraph=True)
+    for step in range(len(PLANS)):
+        arguments = conditioning(step, unet.label_slots)
+        exact, plain = (flat(learned(unet, unet.forward, arguments, half)) for half in (False, True))
+        let_sizes_vary(arguments)
+        found = flat(learned(unet, compiled, arguments, half=True))
+        assert (plain - exact).norm() < 0.02 * exact.norm()
+        assert (found - exact).norm() < 1.25 * (plain - exact).norm()
+
+
+def flat(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts])
 
 
 def assert_one_graph(kind: str, half: bool, backend: str) -> None:
