@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from command_line import tiny, works
 
 from gen_unlearn.data import IndexedImages, Split, load_digits_images, stratified_split
@@ -25,6 +27,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def single_precision() -> Iterator[None]:
+    """Let each test begin in full precision: Accelerate keeps a precision for the life of a process."""
+    _single_precision()
+    yield
+    _single_precision()
+
+
+def _single_precision() -> None:
+    AcceleratorState._reset_state()
+    Accelerator(mixed_precision="no", cpu=True)
 
 
 @pytest.fixture(scope="session")
