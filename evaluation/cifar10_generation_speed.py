@@ -14,8 +14,8 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from evaluation.cifar10_generation_quality import copied
-from evaluation.cifar10_generation_world import DDPM, SPM, World, arithmetic, synchronise
-from evaluation.timing import seconds_of
+from evaluation.cifar10_generation_world import DDPM, SPM, World, arithmetic
+from evaluation.timing import seconds_of, synchronise
 from gen_unlearn.bank import ExemplarBank
 from gen_unlearn.commands.fit import fresh_training
 from gen_unlearn.commands.forget import forget
@@ -47,7 +47,7 @@ def sampling_cost(world: World) -> Found:
     assert store is not None, "a run is saved with its exemplars"
     full = int(np.bincount(store.labels).max())
     _ = ExemplarBank.build(store, spm.unet)  # What the device does once, it does now.
-    bank = _synchronised(lambda: ExemplarBank.build(store, spm.unet))
+    bank = seconds_of(lambda: ExemplarBank.build(store, spm.unet))
     sampling = replace(run.config.sampling, batch_size=plan.timed_images)
     rows = []
     for count in (*plan.exemplars, full):
@@ -87,7 +87,7 @@ def _timed_pairs(
     labels, indices = [row % classes for row in range(count)], [row // classes for row in range(count)]
 
     def seconds(pipeline: GeneratorPipeline) -> float:
-        return _synchronised(lambda: sample_images(pipeline, labels, indices, config, description="timing"))
+        return seconds_of(lambda: sample_images(pipeline, labels, indices, config, description="timing"))
 
     with _peak_memory() as memory:
         seconds(spm)
@@ -198,14 +198,3 @@ def _peak_memory() -> Iterator[list[int | None]]:
         torch.cuda.reset_peak_memory_stats(device)
     yield found
     found.append(torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None)
-
-
-def _synchronised(work: Callable[[], object]) -> float:
-    """Return the seconds that some work takes, until the device has done it."""
-
-    def whole() -> None:
-        work()
-        synchronise()
-
-    synchronise()
-    return seconds_of(whole)

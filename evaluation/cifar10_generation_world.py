@@ -206,9 +206,3 @@ def arithmetic(precision: Literal["no", "bf16", "fp16"]) -> dict[str, Any]:
     exact = f"float32, TF32 in {rounded}" if rounded else "float32"
     name = {"no": exact, "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}[precision]
     return {"precision": name, "cudnn_allow_tf32": cudnn, "matmul_allow_tf32": matmul}
-
-
-def synchronise() -> None:
-    """Wait until the device has done what it was given."""
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()

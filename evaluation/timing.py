@@ -1,34 +1,110 @@
-"""A timed row of the performance table."""
+"""Rows of the performance table, and how their figures are taken."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+
+Pair = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `target` is the greatest value that meets it, if there is one."""
+    """One line of the table.
+
+    Attributes:
+        work: what is measured.
+        compared_with: what it is compared with, or what else the number means.
+        value: the median over repeats.
+        spread: 1.4826 times the median distance of the repeats from it, the standard deviation of a normal law.
+        unit: written behind the number, with a blank if it has one.
+        target: the worst value that meets it; `None` for a row that is for information.
+        better: which side of the target meets it.
+        reason: why a target is missed, with the measurement that shows it.
+    """
 
     work: str
     compared_with: str
     value: float
     spread: float
     unit: str
-    target: float | None
+    target: float | None = None
+    better: Literal["lower", "higher"] = "lower"
+    reason: str = ""
+
+    @classmethod
+    def of_ratio(
+        cls,
+        work: str,
+        compared_with: str,
+        pairs: Sequence[Pair],
+        target: float | None = None,
+        better: Literal["lower", "higher"] = "lower",
+        reason: str = "",
+    ) -> Self:
+        """Make a row of what `in_turns` measured, as first over second."""
+        return cls.of(
+            work, compared_with, [first / second for first, second in pairs], " x", target, better, reason
+        )
+
+    @classmethod
+    def of(
+        cls,
+        work: str,
+        compared_with: str,
+        values: Sequence[float],
+        unit: str,
+        target: float | None = None,
+        better: Literal["lower", "higher"] = "lower",
+        reason: str = "",
+    ) -> Self:
+        """Make a row of repeated measurements."""
+        median = float(np.median(values))
+        spread = 1.4826 * float(np.median(np.abs(np.asarray(values) - median)))
+        return cls(work, compared_with, median, spread, unit, target, better, reason)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; `None` without one."""
+        if self.target is None:
+            return None
+        return self.value <= self.target if self.better == "lower" else self.value >= self.target
 
     def __str__(self) -> str:
-        measured = f"{self.value:.3g} ± {self.spread:.2g}{self.unit}"
-        target = ""
+        """Write the row in one line of plain text."""
+        verdict = ""
         if self.target is not None:
-            verdict = "met" if self.value <= self.target else "missed"
-            target = f"target {self.target:g}{self.unit} {verdict}"
-        return f"{self.work:<62} {self.compared_with:<34} {measured:>18}  {target}"
+            bound = "<=" if self.better == "lower" else ">="
+            verdict = f"target {bound} {self.target:g}{self.unit} {'met' if self.met else 'MISSED'}"
+        measured = f"{self.value:.3g} ± {self.spread:.2g}{self.unit}"
+        return f"{self.work:<72} {self.compared_with:<44} {measured:>20}  {verdict}".rstrip()
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Return the wall-clock seconds that some work takes."""
+    """Return the wall-clock seconds that some work takes, until the device has done it."""
+    synchronise()
     started = time.perf_counter()
     work()
+    synchronise()
     return time.perf_counter() - started
+
+
+def in_turns(work: Callable[[], object], reference: Callable[[], object], repeats: int) -> list[Pair]:
+    """Return the seconds of both, which take turns, so that a machine whose speed drifts slows both.
+
+    Both are done once before anything is timed.
+    """
+    work()
+    reference()
+    return [(seconds_of(work), seconds_of(reference)) for _ in range(repeats)]
+
+
+def synchronise() -> None:
+    """Wait until the device has done what it was given."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
