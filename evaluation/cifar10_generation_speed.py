@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -23,7 +23,8 @@ from gen_unlearn.core import CoreSplit
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.indexed_images import unique_ids
 from gen_unlearn.metrics.cost import median_ratio
-from gen_unlearn.pipelines.sampling import GeneratorPipeline, SamplingConfig, sample_images
+from gen_unlearn.pipelines.sampling import GeneratorPipeline, sample_images
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.processes import process_state
 from gen_unlearn.repro import keyed_order

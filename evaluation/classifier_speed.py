@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.timing import Row, seconds_of
+from evaluation.timing import Pair, Row, in_turns, seconds_of
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.forget import forget
 from gen_unlearn.commands.trained_classifier import TrainedClassifier
@@ -21,10 +21,9 @@ from gen_unlearn.config import load_recipe
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.key_bank import KeyBank, encode_keys
 from gen_unlearn.manifest import RunManifest, TrainingRecord
-from gen_unlearn.metrics.cost import median_ratio
-from gen_unlearn.metrics.estimate import Estimate
-from gen_unlearn.models.classifier import ClassifierConfig, SemiParametricClassifier, build_classifier
-from gen_unlearn.models.encoders import EncoderConfig
+from gen_unlearn.models.classifier import SemiParametricClassifier, build_classifier
+from gen_unlearn.models.classifier_config import ClassifierConfig
+from gen_unlearn.models.encoder_config import EncoderConfig
 from gen_unlearn.pipelines.classification import PredictionConfig, SemiParametricPipeline, Vote
 from gen_unlearn.repro import digest_state, id_keys, numpy_generator
 from gen_unlearn.runs import RunFolder
@@ -67,21 +66,18 @@ def _prediction_rows(repeats: int) -> list[Row]:
         images = torch.rand(batch, 3, 32, 32) * 2 - 1
         for label, vote in VOTES.items():
             pipeline.prediction = PredictionConfig(vote)
-            ratio = _cost_ratio(pipeline.log_probabilities, plain, images, 3 * repeats)
+            pairs = _classified_in_turns(pipeline.log_probabilities, plain, images, 3 * repeats)
             title = f"prediction by {label}, {CIFAR:,} exemplars, {name}"
-            rows.append(Row(title, "its parametric network", ratio.value, ratio.standard_error, "x", 1.2))
+            rows.append(Row.of_ratio(title, "its parametric network", pairs, 1.2))
     return rows
 
 
 @torch.inference_mode()
-def _cost_ratio(
-    work: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], images: Tensor, pairs: int
-) -> Estimate:
-    """Time two ways to classify the same images, in turns; the first time of either does not count."""
-    times = [
-        (seconds_of(lambda: work(images)), seconds_of(lambda: reference(images))) for _ in range(pairs + 1)
-    ]
-    return median_ratio(times[1:])
+def _classified_in_turns(
+    work: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], images: Tensor, repeats: int
+) -> list[Pair]:
+    """Time two ways to classify the same images."""
+    return in_turns(lambda: work(images), lambda: reference(images), repeats)
 
 
 def _deletion_rows(repeats: int) -> list[Row]:
@@ -102,7 +98,7 @@ def _deletion_rows(repeats: int) -> list[Row]:
             request = ForgetSet(exemplars.ids[chosen], "speed")
             found.append(1000 * seconds_of(lambda bank=bank, request=request: bank.delete(request)))
         title = f"deletion of {count:,} of {CIFAR:,} from a serving classifier"
-        rows.append(Row(title, "", float(np.median(found)), float(np.std(found)), " ms", target))
+        rows.append(Row.of(title, "", found, " ms", target))
     return rows
 
 
@@ -128,10 +124,10 @@ def _imagenet_rows(repeats: int) -> list[Row]:
                 request = ForgetSet(ids[chosen] if title == "1" else ids[labels == 100 + chosen], "speed")
                 found.append(seconds_of(lambda request=request: forget(opened, request)))
             row = f"deletion of {title} of {IMAGENET:,} on disk, flushed"
-            rows.append(Row(row, "", float(np.median(found)), float(np.std(found)), " s", None))
+            rows.append(Row.of(row, "", found, " s"))
         seconds, gigabytes = _load_in_another_process(path)
-        rows.append(Row(f"loading {IMAGENET:,} exemplars", "", seconds, 0.0, " s", None))
-        rows.append(Row("memory of the process that did", "", gigabytes, 0.0, " GB", None))
+        rows.append(Row.of(f"loading {IMAGENET:,} exemplars", "", [seconds], " s"))
+        rows.append(Row.of("memory of the process that did", "", [gigabytes], " GB"))
         return rows
 
 

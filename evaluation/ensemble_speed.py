@@ -18,7 +18,6 @@ from gen_unlearn.adapters.ridge import RidgeHeads
 from gen_unlearn.adapters.routing import public_keys
 from gen_unlearn.adapters.sgd import SgdHeads
 from gen_unlearn.forget import ForgetSet
-from gen_unlearn.metrics.cost import median_ratio
 from gen_unlearn.repro import id_keys, numpy_generator
 
 RECORDS, PUBLIC, FEATURES, CLASSES = 50_000, 5_000, 512, 10
@@ -92,7 +91,7 @@ def _deletions(ensemble: AdapterEnsemble, name: str, size: int, times: int, targ
     found = [1000 * seconds_of(partial(ensemble.delete, request)) for request in requests]
     title = f"deletion of {size} of {RECORDS:,} from {ADAPTERS:,} {name} adapters"
     note = f"rebuilds {np.median(touched):.0f} adapters, one core"
-    return Row(title, note, *_median(found), " ms", target)
+    return Row.of(title, note, found, " ms", target)
 
 
 def _predictions(ensemble: AdapterEnsemble, name: str, codes: np.ndarray, repeats: int) -> list[Row]:
@@ -106,19 +105,12 @@ def _predictions(ensemble: AdapterEnsemble, name: str, codes: np.ndarray, repeat
         return _again(lambda: codes / STEPS @ weights[:-1] + weights[-1])
 
     pairs = [(ask(), probe()) for _ in range(repeats)]
-    ratio = median_ratio(pairs)
     work = f"prediction of {len(codes):,} by {NEIGHBOURS} of {ADAPTERS:,} {name} adapters"
-    each = _median([1000 * seconds / len(codes) for seconds, _ in pairs])
+    each = [1000 * seconds / len(codes) for seconds, _ in pairs]
     return [
-        Row(work, "a linear layer, features given", ratio.value, ratio.standard_error, "x", None),
-        Row(f"{work}, each", "features given, one core", *each, " ms", None),
+        Row.of_ratio(work, "a linear layer, features given", pairs),
+        Row.of(f"{work}, each", "features given, one core", each, " ms"),
     ]
-
-
-def _median(values: list[float]) -> tuple[float, float]:
-    """Return the median, and the median distance to it as a standard deviation."""
-    middle = float(np.median(values))
-    return middle, 1.4826 * float(np.median(np.abs(np.array(values) - middle)))
 
 
 def _again(work: Callable[[], object]) -> float:

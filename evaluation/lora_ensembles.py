@@ -45,11 +45,10 @@ from evaluation.lora_systems import (
 )
 from evaluation.lora_world import DIVISIONS, DivisionName, World, load_world
 from gen_unlearn.adapters.determinism import environment
-from gen_unlearn.adapters.lora_config import LoraConfig
+from gen_unlearn.adapters.lora_config import Composition, LoraConfig
 from gen_unlearn.atomic import write_text
-from gen_unlearn.pipelines.lora_choice import Composition
 from gen_unlearn.repro import digest_json
-from gen_unlearn.training.diffusion import TrainingConfig
+from gen_unlearn.training.diffusion_config import TrainingConfig
 
 ROOT = Path(__file__).parent
 JOINT = "joint LoRA"

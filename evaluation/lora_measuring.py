@@ -16,7 +16,8 @@ from gen_unlearn.metrics.copying import nearest_images
 from gen_unlearn.metrics.data_copying import authenticity
 from gen_unlearn.metrics.estimate import proportion
 from gen_unlearn.metrics.protocol import ComparisonConfig
-from gen_unlearn.pipelines.sampling import GeneratorPipeline, SamplingConfig, sample_images
+from gen_unlearn.pipelines.sampling import GeneratorPipeline, sample_images
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 from gen_unlearn.repro import id_keys, numpy_generator
 
 NEAR = 0.05

@@ -25,9 +25,10 @@ from gen_unlearn.core import CoreSplit
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
-from gen_unlearn.pipelines.sampling import GeneratorPipeline, SamplingConfig, sample_images
+from gen_unlearn.pipelines.sampling import GeneratorPipeline, sample_images
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 from gen_unlearn.repro import derive_seed
-from gen_unlearn.training.diffusion import TrainingConfig
+from gen_unlearn.training.diffusion_config import TrainingConfig
 
 
 class Cost(NamedTuple):

@@ -27,7 +27,8 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from gen_unlearn.atomic import write_text
-from gen_unlearn.data import load_digits_images, load_table
+from gen_unlearn.data import load_digits_images
+from gen_unlearn.image_tables import load_table
 from gen_unlearn.near_duplicates import (
     DEFAULT_SIMILARITY,
     NearDuplicates,

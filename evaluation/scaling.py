@@ -24,7 +24,7 @@ from evaluation.scaling_adapters import AdapterWorld, adapter_tables
 from evaluation.scaling_models import Assumed, memory_tables, step_table
 from gen_unlearn.atomic import write_text
 from gen_unlearn.metrics.feature_sets import BLOCK
-from gen_unlearn.pipelines.sampling import SamplingConfig
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 from gen_unlearn.repro import digest_json, software_versions
 
 RESULT = Path(__file__).parent / "results" / "scaling.json"

@@ -21,7 +21,7 @@ class Row:
         work: what is measured.
         compared_with: what it is compared with, or what else the number means.
         value: the median over repeats.
-        spread: 1.4826 times the median distance of the repeats from it, the standard deviation of a normal law.
+        spread: 1.4826 times the median distance of the repeats from it: of a normal law, its deviation.
         unit: written behind the number, with a blank if it has one.
         target: the worst value that meets it; `None` for a row that is for information.
         better: which side of the target meets it.
@@ -75,14 +75,24 @@ class Row:
             return None
         return self.value <= self.target if self.better == "lower" else self.value >= self.target
 
+    @property
+    def measured(self) -> str:
+        """The number with its spread and unit."""
+        return f"{self.value:.3g} ± {self.spread:.2g}{self.unit}"
+
+    @property
+    def verdict(self) -> str:
+        """The target and whether it is met, and why not; empty without one."""
+        if self.target is None:
+            return ""
+        bound = f"{'≤' if self.better == 'lower' else '≥'} {self.target:g}{self.unit}"
+        if self.met:
+            return f"{bound}, met"
+        return f"{bound}, **missed**" + (f": {self.reason}" if self.reason else "")
+
     def __str__(self) -> str:
         """Write the row in one line of plain text."""
-        verdict = ""
-        if self.target is not None:
-            bound = "<=" if self.better == "lower" else ">="
-            verdict = f"target {bound} {self.target:g}{self.unit} {'met' if self.met else 'MISSED'}"
-        measured = f"{self.value:.3g} ± {self.spread:.2g}{self.unit}"
-        return f"{self.work:<72} {self.compared_with:<44} {measured:>20}  {verdict}".rstrip()
+        return f"{self.work:<72} {self.compared_with:<44} {self.measured:>20}  {self.verdict}".rstrip()
 
 
 def seconds_of(work: Callable[[], object]) -> float:

@@ -9,11 +9,11 @@ from typing import Literal
 from gen_unlearn.adapters.families import FAMILIES
 from gen_unlearn.core import CoreConfig
 from gen_unlearn.data import DataConfig
-from gen_unlearn.models.classifier import ClassifierConfig
+from gen_unlearn.models.classifier_config import ClassifierConfig
 from gen_unlearn.pipelines.prediction import PredictionConfig
 from gen_unlearn.recipes import recipe_yaml
 from gen_unlearn.repro import digest_json
-from gen_unlearn.training.classification import ClassifierTrainingConfig
+from gen_unlearn.training.classification_config import ClassifierTrainingConfig
 
 NOT_IN_THE_DIGEST = ("checkpoint_images", "checkpoints_total_limit", "dataloader_workers", "log_with")
 """Settings of a training that do not change its result."""

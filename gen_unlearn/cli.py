@@ -43,7 +43,11 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Show the whole job on handwritten digits."""
-    from gen_unlearn.commands.demo import demo_config, run_demo
+    from gen_unlearn.commands.stages import Stages
+
+    stages = Stages()
+    with stages.timed("imports"):
+        from gen_unlearn.commands.demo import demo_config, run_demo
 
     config = demo_config(overrides or [])
     if dry_run:
@@ -53,7 +57,7 @@ def demo(
         return
     settings = [word for override in overrides or [] for word in ("--set", override)]
     with resumable(shlex.join(["gen-unlearn", "demo", "--out", str(out), *settings])):
-        summary = run_demo(config, out)
+        summary = run_demo(config, out, stages)
     show(f"report   {out / 'report.html'}\nsummary  {out / 'summary.json'}", summary, as_json)
 
 
@@ -181,10 +185,9 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Describe a run, or the software; or plan an adapter ensemble."""
-    from gen_unlearn.commands.info import describe_run, describe_software
-    from gen_unlearn.commands.plan import plan_ensemble
-
     if planning:
+        from gen_unlearn.commands.plan import plan_ensemble
+
         planned = plan_ensemble(run, overrides or [])
         show(
             "\n".join(f"{name:<18} {value}" for name, value in planned.rows().items()),
@@ -194,7 +197,14 @@ def info(
         return
     if overrides and run is None:
         raise ValueError("expected --set together with --plan or a RUN, got neither")
-    facts = describe_software() if run is None else describe_run(run, overrides or [])
+    if run is None:
+        from gen_unlearn.commands.software import describe_software
+
+        facts = describe_software()
+    else:
+        from gen_unlearn.commands.info import describe_run
+
+        facts = describe_run(run, overrides or [])
     show("\n".join(f"{name:<18} {value}" for name, value in facts.items()), facts, as_json)
 
 

@@ -220,13 +220,14 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check ledger, receipts and state of a run; exit with 1 if anything is wrong."""
+    if sample is not None and not replay:
+        raise ValueError("expected --replay with --sample, which says how many adapters it rebuilds; add it")
+    folder = open_run(run)
+
     from gen_unlearn.commands import verify as verification
     from gen_unlearn.commands.residue import audit
     from gen_unlearn.processes import process_state
 
-    if sample is not None and not replay:
-        raise ValueError("expected --replay with --sample, which says how many adapters it rebuilds; add it")
-    folder = open_run(run)
     checks = verification.verify(folder)
     if replay and not verification.failures(checks):
         checks += verification.replay(folder, sample)

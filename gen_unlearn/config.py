@@ -12,12 +12,12 @@ from gen_unlearn.classifier_config import NOT_IN_THE_DIGEST, ClassifierRunConfig
 from gen_unlearn.core import CoreConfig
 from gen_unlearn.data import DataConfig
 from gen_unlearn.metrics.protocol import ComparisonConfig, EvaluationConfig
-from gen_unlearn.models.denoiser import DenoiserConfig
-from gen_unlearn.pipelines.denoising import NoiseConfig
-from gen_unlearn.pipelines.sampling import SamplingConfig
+from gen_unlearn.models.denoiser_config import DenoiserConfig
+from gen_unlearn.pipelines.noise_config import NoiseConfig
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 from gen_unlearn.recipes import apply_override, check_keys, read_recipe, read_yaml, recipe_yaml, validated
 from gen_unlearn.repro import digest_json
-from gen_unlearn.training.diffusion import TrainingConfig
+from gen_unlearn.training.diffusion_config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ class RunConfig:
             del fields["model"]["pixel_fusion_width"]
         if not self.training.reorientation:
             del fields["training"]["reorientation"]
+        if self.training.exemplar_refresh_steps == 1:
+            del fields["training"]["exemplar_refresh_steps"]
         if not self.training.compile:
             del fields["training"]["compile"]
         names = ["data", "model", "noise", "training", "seed"]

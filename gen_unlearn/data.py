@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 
 from gen_unlearn.image_sources import load_digits_images, load_folder
-from gen_unlearn.image_tables import load_table, table_files
 from gen_unlearn.indexed_images import IndexedImages, unique_ids
 from gen_unlearn.lazy_images import ImageArray, LazyImages
 from gen_unlearn.repro import id_keys, keyed_order
+from gen_unlearn.table_files import table_files
 
 __all__ = [
     "DataConfig",
@@ -24,7 +24,6 @@ __all__ = [
     "load_folder",
     "load_images",
     "load_split",
-    "load_table",
     "split_by_ids",
     "stratified_split",
     "with_classes",
@@ -99,6 +98,8 @@ def load_images(config: DataConfig) -> IndexedImages:
     path = Path(config.source).expanduser()
     if path.is_dir() and not table_files(path):
         return load_folder(path, size=size, channels=channels, on_error=config.on_error)
+    from gen_unlearn.image_tables import load_table
+
     return load_table(
         config.source,
         size=size,

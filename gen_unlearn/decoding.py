@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -95,12 +99,11 @@ def decode_image(
     if isinstance(source, Path):
         name = str(source)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Pillow's remarks on damaged metadata.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _STRICT_WARNINGS:
             if isinstance(source, Image.Image):
-                return _to_array(source, size, channels)
+                return _to_array(ImageOps.exif_transpose(source), size, channels)
             with Image.open(_open_bytes(source), formats=_FORMATS) as image:
+                ImageOps.exif_transpose(image, in_place=True)
                 return _to_array(image, size, channels)
     except _DECODER_ERRORS as error:
         raise ImageDecodeError(name, _reason(error)) from error
@@ -117,23 +120,55 @@ def image_files(folder: Path) -> list[Path]:
     return list(_walk(folder, folder.resolve()))
 
 
+class _StrictWarnings:
+    """Have warnings ignored or raised as decoding needs it, while any thread decodes.
+
+    The filters of warnings belong to the process: the first thread sets them, the last one puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._filters = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._filters.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore", UserWarning)  # Pillow's remarks on damaged metadata.
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            self._threads += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                self._filters.close()
+
+
+_STRICT_WARNINGS = _StrictWarnings()
+
+
 def _walk(folder: Path, root: Path) -> Iterator[Path]:
-    for entry in sorted(folder.iterdir(), key=lambda path: path.name):
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_symlink() and (entry.is_dir() or not entry.resolve().is_relative_to(root)):
+        path = folder / entry.name
+        if entry.is_symlink() and (entry.is_dir() or not path.resolve().is_relative_to(root)):
             raise ValueError(
-                f"expected plain files and folders, got {entry}, a link to a folder or out of {root}; "
+                f"expected plain files and folders, got {path}, a link to a folder or out of {root}; "
                 f"replace it with a copy of what it points to"
             )
         if entry.is_dir():
-            yield from _walk(entry, root)
-        elif entry.suffix.lower() in IMAGE_SUFFIXES:
-            yield entry
+            yield from _walk(path, root)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            yield path
 
 
 def _open_bytes(source: Path | bytes) -> io.BytesIO:
-    if isinstance(source, Path) and source.exists() and not source.is_file():
+    if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
         raise OSError("it is no plain file")
     data = source.read_bytes() if isinstance(source, Path) else source
     if not data:
@@ -150,10 +185,12 @@ def _reason(error: BaseException) -> str:
 
 
 def _to_array(image: Image.Image, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
-    image = _on_white(_eight_bits(ImageOps.exif_transpose(image)))
+    image = _on_white(_eight_bits(image))
     if channels is None:
         channels = 1 if image.mode in ("1", "L") else 3
-    image = image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
     width, height = image.size if size is None else size[::-1]
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)

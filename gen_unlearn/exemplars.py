@@ -15,6 +15,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 
 from gen_unlearn.data import IndexedImages
+from gen_unlearn.digest_tree import DigestTree
 from gen_unlearn.exemplar_changes import save_store
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.forget import ForgetSet
@@ -23,7 +24,6 @@ from gen_unlearn.metrics.copying import nearest_images
 from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.repro import (
     ID_BYTES,
-    among,
     id_keys,
     ids_to_hex,
     image_ids,
@@ -40,6 +40,9 @@ class ExemplarStore(ModelMixin, ConfigMixin):
     a function of the images it holds and of nothing else: after a deletion its files are byte-identical to
     those of a store that never held the deleted images. The store stays in host memory whatever device its
     pipeline moves to. To change one on disk without loading it, use `gen_unlearn.exemplar_changes`.
+
+    A deletion erases the rows where they are, whatever the number of the others; whoever looks at the rows
+    next has the gaps closed. Arrays are views: take them anew after a change.
 
     Args:
         height: image height in pixels.
@@ -60,6 +63,8 @@ class ExemplarStore(ModelMixin, ConfigMixin):
         self.register_buffer("pixels", torch.zeros(0, height, width, channels, dtype=torch.uint8))
         self.register_buffer("classes", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("digests", torch.zeros(0, ID_BYTES, dtype=torch.uint8))
+        self._held, self._gaps = np.zeros(0, dtype=bool), 0
+        self._tree = DigestTree(self.image_shape, self.class_names)
 
     @classmethod
     def from_images(cls, data: IndexedImages) -> ExemplarStore:
@@ -70,21 +75,24 @@ class ExemplarStore(ModelMixin, ConfigMixin):
         return store
 
     def __len__(self) -> int:
-        return len(self.classes)
+        return len(self._held) - self._gaps
 
     @property
     def images(self) -> np.ndarray:
         """Images, uint8 ``(n, height, width, channels)``; a view, not a copy."""
+        self._close_gaps()
         return self.pixels.numpy()
 
     @property
     def labels(self) -> np.ndarray:
         """Class indices, int64 ``(n,)``."""
+        self._close_gaps()
         return self.classes.numpy()
 
     @property
     def ids(self) -> np.ndarray:
         """Sample ids, uint8 ``(n, 16)``, sorted."""
+        self._close_gaps()
         return self.digests.numpy()
 
     @property
@@ -100,7 +108,7 @@ class ExemplarStore(ModelMixin, ConfigMixin):
     @property
     def digest(self) -> str:
         """SHA-256 of ids, labels, class names and image shape. The ids stand for the pixels."""
-        return digest_of_rows(self.rows, self.image_shape, self.class_names)
+        return self._tree.digest(self._rows_and_gaps, self._held)
 
     @property
     def rows(self) -> Rows:
@@ -109,7 +117,11 @@ class ExemplarStore(ModelMixin, ConfigMixin):
 
     def holds(self, ids: np.ndarray) -> np.ndarray:
         """Return which of `ids`, uint8 ``(n, 16)``, are held, as bool ``(n,)``."""
-        return among(ids, self.ids)
+        keys, wanted = id_keys(self._rows_and_gaps.ids), id_keys(ids)
+        if not len(keys):
+            return np.zeros(len(wanted), dtype=bool)
+        first = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+        return np.asarray((keys[first] == wanted) & self._held[first])
 
     def by_class(self, label: int) -> np.ndarray:
         """Return the rows of one class, int64, in the order of their ids."""
@@ -150,6 +162,7 @@ class ExemplarStore(ModelMixin, ConfigMixin):
         pixels[held] = self.images[order[held]]
         pixels[~held] = data.images[order[~held] - before]
         self._replace_rows(pixels, labels[order], ids[order])
+        self._tree.drop(data.ids)
         return len(self) - before
 
     def delete(self, forget: ForgetSet) -> DeletionReceipt:
@@ -165,11 +178,8 @@ class ExemplarStore(ModelMixin, ConfigMixin):
                 f"{first_few(ids_to_hex(unknown))}; nothing was deleted"
             )
         started = time.perf_counter()
-        digest_before = self.digest
-        leaving = forget.mask(self.ids)
-        counts = np.bincount(self.labels[leaving], minlength=len(self.class_names))
-        keep = ~leaving
-        self._replace_rows(self.images[keep], self.labels[keep], self.ids[keep])
+        digest_before, count_before = self.digest, len(self)
+        counts = np.bincount(self._erase(forget.ids), minlength=len(self.class_names))
         digest_after = self.digest
         return DeletionReceipt(
             artefact="exemplar store",
@@ -177,7 +187,7 @@ class ExemplarStore(ModelMixin, ConfigMixin):
             reason=forget.reason,
             ids=tuple(ids_to_hex(forget.ids)),
             forget_digest=forget.digest,
-            removed=int(leaving.sum()),
+            removed=count_before - len(self),
             removed_per_class={
                 self.class_names[label]: int(counts[label]) for label in np.flatnonzero(counts)
             },
@@ -190,10 +200,10 @@ class ExemplarStore(ModelMixin, ConfigMixin):
         )
 
     def verify(self) -> None:
-        """Check that every image still has the pixels that its id stands for.
+        """Check that every image still has the pixels that its id stands for, and the digest of all.
 
         Raises:
-            ValueError: an image was changed, or put under another id.
+            ValueError: an image was changed, or put under another id; or something but by `add` and `delete`.
         """
         wrong = (image_ids(self.images) != self.ids).any(axis=1)
         if wrong.any():
@@ -201,6 +211,8 @@ class ExemplarStore(ModelMixin, ConfigMixin):
                 f"{int(wrong.sum())} of {len(self)} images in the exemplar store do not have the pixels "
                 f"that their ids stand for: {first_few(ids_to_hex(self.ids[wrong]))}"
             )
+        if digest_of_rows(self.rows, self.image_shape, self.class_names) != self.digest:
+            raise ValueError("the exemplar store was changed by other means than an addition or a deletion")
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, safe_serialization: bool = True, variant: str | None = None
@@ -237,10 +249,36 @@ class ExemplarStore(ModelMixin, ConfigMixin):
         store._replace_rows(rows.pixels, rows.labels, rows.ids)
         return store
 
+    @property
+    def _rows_and_gaps(self) -> Rows:
+        """All rows and, between them, the gaps: black, under the id of a row before, and not held."""
+        return Rows(self.pixels.numpy(), self.classes.numpy(), self.digests.numpy())
+
+    def _erase(self, ids: np.ndarray) -> np.ndarray:
+        """Make gaps of the rows of ids, which are sorted and held; return the labels that were there."""
+        rows = self._rows_and_gaps
+        starts, stops = (np.searchsorted(id_keys(rows.ids), id_keys(ids), side) for side in ("left", "right"))
+        labels = []
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            gap = slice(start, stop)
+            labels.append(rows.labels[gap][self._held[gap]])
+            self._gaps += len(labels[-1])
+            rows.pixels[gap], rows.labels[gap] = 0, 0
+            rows.ids[gap] = rows.ids[start - 1] if start else 0  # So that ids stay sorted.
+            self._held[gap] = False
+        self._tree.drop(ids)
+        return np.concatenate(labels)
+
+    def _close_gaps(self) -> None:
+        if self._gaps:
+            rows = self._rows_and_gaps.select(self._held)
+            self._replace_rows(rows.pixels, rows.labels, rows.ids)
+
     def _replace_rows(self, pixels: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> None:
         self.pixels = torch.from_numpy(pixels)
         self.classes = torch.from_numpy(labels)
         self.digests = torch.from_numpy(np.ascontiguousarray(ids))
+        self._held, self._gaps = np.ones(len(ids), dtype=bool), 0
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ExemplarStore:
         """Stay in host memory, with the stored types, when a pipeline moves or casts its parts."""

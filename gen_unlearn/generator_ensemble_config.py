@@ -9,8 +9,8 @@ from gen_unlearn.adapters.families import PublicKeySource
 from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.adapters.release import ReleaseConfig
 from gen_unlearn.adapters.routing import MOST_ADAPTERS
-from gen_unlearn.models.encoders import EncoderConfig
-from gen_unlearn.training.classification import ClassifierTrainingConfig
+from gen_unlearn.models.encoder_config import EncoderConfig
+from gen_unlearn.training.classification_config import ClassifierTrainingConfig
 
 BackboneKind = Literal["class-conditional", "semi-parametric"]
 

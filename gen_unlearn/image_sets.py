@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 
 from gen_unlearn.decoding import decode_image, image_files
-from gen_unlearn.image_tables import encoded_images, table_files
 from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.lazy_images import EncodedImages
 from gen_unlearn.repro import image_id
+from gen_unlearn.table_files import table_files
 
 
 class ImageSet(Protocol):
@@ -131,6 +131,8 @@ def open_images(
                 f"expected images below {source}, got none; check the path and the file suffixes"
             )
         return EncodedImageSet(source.name or str(source), files, size, channels)
+    from gen_unlearn.image_tables import encoded_images
+
     return EncodedImageSet(source.name or str(source), encoded_images(source), size, channels)
 
 

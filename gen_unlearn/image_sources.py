@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,13 +10,11 @@ import numpy as np
 from PIL import Image
 
 from gen_unlearn.decoding import ImageDecodeError, decode_image, image_files
-from gen_unlearn.indexed_images import (
-    IndexedImages,
-    first_few,
-)
-from gen_unlearn.lazy_images import EncodedImages, ImageArray, LazyImages
+from gen_unlearn.indexed_images import IndexedImages, first_few
+from gen_unlearn.lazy_images import DECODED_TOGETHER, EncodedImages, ImageArray, LazyImages
 from gen_unlearn.progress import progress_bar
 from gen_unlearn.repro import ID_BYTES, image_id, image_ids
+from gen_unlearn.threaded_batches import threaded_batches
 
 MEMORY_LIMIT = 2 * 1024**3
 """Bytes of decoded images that are kept in memory; larger data is decoded on demand."""
@@ -81,7 +79,7 @@ def load_folder(
     files = image_files(root)
     if not files:
         raise ValueError(f"expected images below {root}, got none; check the path and the file suffixes")
-    parts = [file.relative_to(root).parts for file in files]
+    parts = [file.parts[len(root.parts) :] for file in files]
     beside = [path[0] for path in parts if len(path) == 1]
     if beside and len(beside) < len(parts):
         raise ValueError(
@@ -123,28 +121,47 @@ def index_encoded(
         raise ValueError(f"expected on_error 'raise' or 'skip', got {on_error!r}")
     shape = (*size, channels)
     fits = len(names) * int(np.prod(shape)) <= memory_limit
-    decoded = np.empty((len(names) if fits else 0, *shape), dtype=np.uint8)
     ids = np.empty((len(names), ID_BYTES), dtype=np.uint8)
-    kept: list[int] = []
-    skipped: list[str] = []
-    with progress_bar(len(names), "read") as progress:
-        for row, name in enumerate(names):
-            progress.update()
+    decoded = np.empty((len(names) if fits else 0, *shape), dtype=np.uint8)
+
+    def decode(rows: slice) -> dict[int, ImageDecodeError]:
+        failures = {}
+        for row in range(rows.start, rows.stop):
             try:
                 image = decode_image(sources[row], size=size, channels=channels)
             except ImageDecodeError as error:
+                failures[row] = error
+                continue
+            ids[row] = image_id(image)
+            if fits:
+                decoded[row] = image
+        return failures
+
+    failures = _failures_of(decode, names, on_error)
+    skipped = tuple(f"{names[row]}: {error.reason}" for row, error in failures.items())
+    kept = np.delete(np.arange(len(names)), list(failures))
+    if not len(kept):
+        raise ValueError(f"none of {len(names)} images can be decoded: {first_few(skipped)}")
+    if fits and failures:
+        for place, row in enumerate(kept.tolist()):
+            decoded[place] = decoded[row]
+    ids = ids[kept]
+    images: ImageArray = decoded[: len(kept)] if fits else LazyImages(sources, kept, ids, size, channels)
+    kept_names = tuple(names[row] for row in kept.tolist())
+    return IndexedImages(images, labels[kept], ids, class_names, kept_names, skipped)
+
+
+def _failures_of(
+    decode: Callable[[slice], dict[int, ImageDecodeError]], names: Sequence[str], on_error: OnError
+) -> dict[int, ImageDecodeError]:
+    """Decode all rows, and return the errors of those that cannot be, or raise the first."""
+    failures: dict[int, ImageDecodeError] = {}
+    with progress_bar(len(names), "read") as progress:
+        for rows, failed in threaded_batches(len(names), DECODED_TOGETHER, decode):
+            for row, error in failed.items():
                 if on_error == "raise":
                     reason = f"{error.reason}; repair or remove it, or set on_error to 'skip'"
-                    raise ImageDecodeError(name, reason) from error
-                skipped.append(f"{name}: {error.reason}")
-                continue
-            ids[len(kept)] = image_id(image)
-            if fits:
-                decoded[len(kept)] = image
-            kept.append(row)
-    if not kept:
-        raise ValueError(f"none of {len(names)} images can be decoded: {first_few(skipped)}")
-    rows, ids = np.array(kept, dtype=np.int64), ids[: len(kept)]
-    images: ImageArray = decoded[: len(kept)] if fits else LazyImages(sources, rows, ids, size, channels)
-    kept_names = tuple(names[row] for row in kept)
-    return IndexedImages(images, labels[rows], ids, class_names, kept_names, tuple(skipped))
+                    raise ImageDecodeError(names[row], reason) from error
+            failures |= failed
+            progress.update(rows.stop - rows.start)
+    return failures

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +12,11 @@ import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.cache.cache import Cache
 
-from gen_unlearn.decoding import ImageDecodeError, image_files
+from gen_unlearn.decoding import ImageDecodeError
 from gen_unlearn.image_sources import ALL_IMAGES, MEMORY_LIMIT, OnError, index_encoded
-from gen_unlearn.indexed_images import IndexedImages, first_few
+from gen_unlearn.indexed_images import IndexedImages
+from gen_unlearn.table_files import BUILDERS, table_files
 
-_BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
-_SPLIT_WORDS = {"train", "test", "validation", "val", "valid"}
 _LABEL_NAMES = ("label", "labels", "class", "target")
 
 
@@ -98,37 +95,6 @@ class EncodedColumn:
         raise ImageDecodeError(f"row {row}", "it is missing (null)")
 
 
-def table_files(source: str | Path) -> list[Path]:
-    """List the Parquet or Arrow files that a file name, a folder or a pattern stands for, sorted.
-
-    Raises:
-        ValueError: a file of another kind, a folder or pattern that mixes Parquet with Arrow or the files of
-            several splits, or a folder that holds images too.
-    """
-    path = Path(source).expanduser()
-    if path.is_file() and path.suffix not in _BUILDERS:
-        raise ValueError(f"expected a folder, or a file that ends in .parquet or .arrow, got {path}")
-    found: Iterable[Path] = [path]
-    if path.is_dir():
-        found = path.rglob("[!.]*")
-    elif not path.exists() and re.search(r"[*?\[]", str(path)):
-        found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-    files = sorted(file for file in found if file.suffix in _BUILDERS and file.is_file())
-    splits = {word for file in files for word in re.split(r"[^a-z]+", file.stem) if word in _SPLIT_WORDS}
-    if len(splits) > 1 or len({file.suffix for file in files}) > 1:
-        raise ValueError(
-            f"expected the Parquet or the Arrow files of one split in {str(source)!r}, got "
-            f"{first_few([file.name for file in files])}; choose with a pattern, 'data/train-*.parquet'"
-        )
-    if files and path.is_dir() and image_files(path):
-        raise ValueError(
-            f"expected either tables or images in {path}, got both: "
-            f"{first_few([file.name for file in files])} beside {image_files(path)[0].name}; "
-            f"name the table files with a pattern, or move them away"
-        )
-    return files
-
-
 def _read_table(source: str | Path, split: str) -> tuple[datasets.Dataset, list[str]]:
     """Open a source as one table, and name its rows."""
     files = table_files(source)
@@ -150,7 +116,7 @@ def _read_files(files: list[Path]) -> tuple[datasets.Dataset, list[str]]:
     for file in files:
         try:
             pattern = glob.escape(str(file))  # `datasets` takes patterns; the name may hold their symbols.
-            table = datasets.load_dataset(_BUILDERS[file.suffix], data_files=pattern, split="train")
+            table = datasets.load_dataset(BUILDERS[file.suffix], data_files=pattern, split="train")
         except (DatasetGenerationError, pa.ArrowException, ValueError) as error:
             cause = error.__cause__ or error
             raise ValueError(

@@ -10,6 +10,10 @@ import numpy as np
 
 from gen_unlearn.decoding import decode_image
 from gen_unlearn.repro import ids_to_hex, image_ids
+from gen_unlearn.threaded_batches import threaded_batches
+
+DECODED_TOGETHER = 32
+"""Images that a thread decodes one after the other."""
 
 
 class ImageArray(Protocol):
@@ -63,8 +67,14 @@ class LazyImages:
         """
         picked = self.rows[rows]
         images = np.empty((len(picked), *self.shape[1:]), dtype=np.uint8)
-        for position, row in enumerate(picked.tolist()):
-            images[position] = decode_image(self.sources[row], size=self.size, channels=self.channels)
+
+        def decode(places: slice) -> None:
+            for place in range(places.start, places.stop):
+                source = self.sources[int(picked[place])]
+                images[place] = decode_image(source, size=self.size, channels=self.channels)
+
+        for _ in threaded_batches(len(picked), DECODED_TOGETHER, decode):
+            pass
         changed = np.flatnonzero((image_ids(images) != self.ids[rows]).any(axis=1))
         if len(changed):
             raise ValueError(

@@ -8,16 +8,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gen_unlearn.adapters.determinism import environment
-from gen_unlearn.processes import process_state
 from gen_unlearn.repro import software_versions
 from gen_unlearn.sealing import RunKey
 
 
 def differences(versions: Mapping[str, str]) -> str:
     """Say in words what of some versions is another here, and what is here that an environment lacks."""
+    from gen_unlearn.adapters.determinism import environment
+    from gen_unlearn.processes import process_state
+
     now = environment(process_state().device)
     names = [*versions, *(name for name in now if "blas" in versions and name not in versions)]
     return ", ".join(
@@ -25,6 +24,12 @@ def differences(versions: Mapping[str, str]) -> str:
         for name in names
         if versions.get(name) != now.get(name)
     )
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class TrainingRecord:
     loss: float
     parameters: int
     weights_digest: str
-    threads: int = field(default_factory=torch.get_num_threads)
+    threads: int = field(default_factory=_threads)
     processes: int = 1
 
 

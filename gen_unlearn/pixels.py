@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST_PLAUSIBLE_VALUE = 8.0
 """A finished sample lies in [-1, 1] up to a little overshoot; a diverged sampler is far beyond this."""
@@ -17,6 +20,8 @@ def to_model_input(images: np.ndarray) -> Tensor:
         raise ValueError(
             f"expected uint8 images of shape (n, height, width, channels), got {images.dtype} {images.shape}"
         )
+    import torch
+
     channels_first = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     return channels_first.to(torch.float32).div_(127.5).sub_(1.0)
 
@@ -27,6 +32,8 @@ def to_uint8(samples: Tensor) -> np.ndarray:
     Values a little outside of [-1, 1] are clamped. A sampler that diverged can still give a plausible
     distance once clamped, so values beyond `LARGEST_PLAUSIBLE_VALUE` are an error.
     """
+    import torch
+
     largest = samples.abs().max().item() if samples.numel() else 0.0
     if not largest <= LARGEST_PLAUSIBLE_VALUE:
         raise ValueError(

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
-from tqdm.auto import tqdm
-
-from gen_unlearn.processes import is_first
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
 
 _HIDDEN = ContextVar("hidden progress bars", default=False)
 
@@ -29,6 +29,10 @@ def progress_bar(total: int, description: str, unit: str = "image", initial: int
 
     A terminal sees it move; a log file gets a line now and then; quick work shows nothing.
     """
+    from tqdm.auto import tqdm
+
+    from gen_unlearn.processes import is_first
+
     return tqdm(
         total=total,
         desc=description,

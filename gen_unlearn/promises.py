@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gen_unlearn.adapters.ensemble import ARTEFACT
-from gen_unlearn.adapters.promise import masked_level
+from gen_unlearn.adapters.promise import ARTEFACT, masked_level
 from gen_unlearn.config import Recipe
 from gen_unlearn.receipts import Level, promise_of
 

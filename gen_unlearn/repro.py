@@ -6,11 +6,14 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 ID_BYTES = 16
 """Length of a sample id: 128 bits."""
@@ -34,6 +37,8 @@ def derive_seed(*parts: int | str | bytes) -> int:
 
 def torch_generator(*parts: int | str | bytes) -> torch.Generator:
     """Return a CPU generator seeded with `derive_seed(*parts)`."""
+    import torch
+
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 
@@ -156,6 +161,8 @@ def digest_arrays(*arrays: np.ndarray) -> str:
 
 def digest_state(state: Mapping[str, torch.Tensor]) -> str:
     """Return the SHA-256 over names, dtypes, shapes and bytes of a state dict, in name order."""
+    import torch
+
     chunks: list[bytes | memoryview] = []
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -172,7 +179,11 @@ def digest_json(value: Any) -> str:
 
 def software_versions() -> dict[str, str]:
     """Return the versions that decide a result: Python, the platform, and the packages that compute."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Look them up once: reading what is installed takes longer than deleting an image."""
     versions = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
-    for package in _RECORDED_PACKAGES:
-        versions[package] = metadata.version(package)
-    return versions
+    return versions | {package: metadata.version(package) for package in _RECORDED_PACKAGES}

@@ -26,6 +26,12 @@ from typing import ClassVar
 
 from gen_unlearn.changes import ADAPTERS, EXEMPLARS, ChangeFolder
 
+_WRITTEN_FIRST = {
+    f"{prefix}{name}{suffix}"
+    for name in ("ledger.key", "recipe.yaml", "without.txt", "manifest.json")
+    for prefix, suffix in (("", ""), (".", ".unfinished"))
+}
+
 
 @dataclass(frozen=True)
 class RunPaths:
@@ -41,6 +47,11 @@ class RunPaths:
     router_name: ClassVar[str] = "router"
     exemplars_name: ClassVar[str] = EXEMPLARS
     adapters_name: ClassVar[str] = ADAPTERS
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds nothing but what a new run writes first, perhaps cut short by a crash."""
+        return {entry.name for entry in self.path.iterdir()} <= _WRITTEN_FIRST
 
     @property
     def recipe_path(self) -> Path:

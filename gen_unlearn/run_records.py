@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from gen_unlearn.adapters.adapter_folder import AdapterFolder
 from gen_unlearn.adapters.promise import environment_digest
@@ -18,12 +18,14 @@ from gen_unlearn.changes import ADAPTERS
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.ledger import Ledger, LedgerEntry
 from gen_unlearn.manifest import RunManifest, differences
-from gen_unlearn.processes import process_state
 from gen_unlearn.receipts import DeletionReceipt
 from gen_unlearn.repro import digest_json, ids_from_hex
 from gen_unlearn.run_paths import RunPaths
 from gen_unlearn.sealing import RunKey, Tombstones
 from gen_unlearn.shards import sha256
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,11 @@ class RunRecords(RunPaths):
     @property
     def fitting_device(self) -> torch.device | None:
         """Where the adapters of an ensemble are fit: LoRA where this process computes, heads on the CPU."""
-        return process_state().device if self.router_path.exists() else None
+        if not self.router_path.exists():
+            return None
+        from gen_unlearn.processes import process_state
+
+        return process_state().device
 
     @property
     def environment_note(self) -> str:

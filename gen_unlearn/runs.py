@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from gen_unlearn.adapters.ensemble import AdapterEnsemble
 from gen_unlearn.adapters.promise import environment_digest
 from gen_unlearn.atomic import flush_folder, flush_tree, write_text
 from gen_unlearn.changes import RunBusyError
@@ -29,26 +28,20 @@ from gen_unlearn.data import (
     with_classes,
 )
 from gen_unlearn.exemplar_folder import ExemplarFolder
-from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.ledger import Ledger, LedgerEntry
 from gen_unlearn.manifest import RunManifest, TrainingRecord
-from gen_unlearn.pipelines.adapter_ensemble import load_ensemble, load_ensemble_pipeline
-from gen_unlearn.pipelines.classification import ClassificationPipeline, load_classifier
-from gen_unlearn.pipelines.loading import load_generator, read_one_state
-from gen_unlearn.pipelines.lora_loading import load_lora_pipeline
 from gen_unlearn.pipelines.prediction import PredictionConfig
-from gen_unlearn.pipelines.sampling import GeneratorPipeline
-from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.repro import ids_to_hex
 from gen_unlearn.run_records import RunRecords
 from gen_unlearn.sealing import RunKey, Tombstones
 from gen_unlearn.shards import sha256
 
-_WRITTEN_FIRST = {
-    f"{prefix}{name}{suffix}"
-    for name in ("ledger.key", "recipe.yaml", "without.txt", "manifest.json")
-    for prefix, suffix in (("", ""), (".", ".unfinished"))
-}
+if TYPE_CHECKING:
+    from gen_unlearn.adapters.ensemble import AdapterEnsemble
+    from gen_unlearn.exemplars import ExemplarStore
+    from gen_unlearn.pipelines.classification import ClassificationPipeline
+    from gen_unlearn.pipelines.sampling import GeneratorPipeline
+
 _RELEASE = ("model.adapters.minimum_batch", "model.adapters.deadline_days")
 _CHANGEABLE = ("data.source", "data.test_source", "sampling.", "prediction.", "evaluation.", *_RELEASE)
 
@@ -92,7 +85,7 @@ class RunFolder(RunRecords):
                     "differ); choose another --out"
                 )
             return run
-        if path.exists() and (not path.is_dir() or not cls._begun(path)):
+        if path.exists() and (not path.is_dir() or not run.is_begun):
             raise ValueError(f"{path} is not empty and holds no run; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         key = RunKey.fresh() if without is None else without.key
@@ -102,11 +95,6 @@ class RunFolder(RunRecords):
             write_text(run.without_path, without.to_text())
         write_text(run.manifest_path, manifest.sealed(key).to_json())
         return cls(path)
-
-    @staticmethod
-    def _begun(path: Path) -> bool:
-        """Whether a folder holds nothing but what `create` writes first, perhaps cut short by a crash."""
-        return {entry.name for entry in path.iterdir()} <= _WRITTEN_FIRST
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -181,6 +169,8 @@ class RunFolder(RunRecords):
 
     def complete_training(self, model: SavedModel, record: TrainingRecord) -> None:
         """Save the trained model, start the ledger, and note in the manifest that training is complete."""
+        from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
+
         unfinished = self.path / "model.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         if isinstance(model, SemiParametricDDPMPipeline):
@@ -204,8 +194,12 @@ class RunFolder(RunRecords):
 
     def load_pipeline(self) -> GeneratorPipeline:
         """Load the model as it is now; a ValueError says that its parts do not belong together."""
+        from gen_unlearn.pipelines.loading import load_generator, read_one_state
+
         folder, config, known = self.model_path, self.config, self.environments_of
         if config.model.kind == "adapter-ensemble":
+            from gen_unlearn.pipelines.lora_loading import load_lora_pipeline
+
             return read_one_state(self, lambda: load_lora_pipeline(folder, config.sampling, known))
         return load_generator(folder, config.model.kind, config.sampling, config.noise)
 
@@ -217,7 +211,11 @@ class RunFolder(RunRecords):
         config = self.classifier_config
         asked = config.prediction if prediction is None else prediction
         if config.model.kind == "adapter-ensemble":
+            from gen_unlearn.pipelines.adapter_ensemble import load_ensemble_pipeline
+
             return load_ensemble_pipeline(self, config, asked)
+        from gen_unlearn.pipelines.classification import load_classifier
+
         return load_classifier(self.model_path, config.model.kind, config.core.mode, asked)
 
     def load_ensemble(self) -> AdapterEnsemble:
@@ -230,6 +228,9 @@ class RunFolder(RunRecords):
             raise ValueError(
                 f"expected an adapter ensemble, got {self.path}, a {self.recipe.model.kind} model"
             )
+        from gen_unlearn.pipelines.adapter_ensemble import load_ensemble
+        from gen_unlearn.pipelines.loading import read_one_state
+
         folder, config, known = self.model_path, self.classifier_config, self.environments_of
         return read_one_state(self, lambda: load_ensemble(folder, config, known))
 
@@ -249,6 +250,8 @@ class RunFolder(RunRecords):
 
     def load_exemplars(self) -> ExemplarStore:
         """Load all exemplars."""
+        from gen_unlearn.exemplars import ExemplarStore
+
         return ExemplarStore.from_pretrained(self.exemplar_folder().path)
 
     def keep_split(self, test: IndexedImages, parts: CoreSplit) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from gen_unlearn.pipelines.sampling import GeneratorPipeline, SamplingConfig, sample_images
+from gen_unlearn.pipelines.sampling import GeneratorPipeline, sample_images
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 from gen_unlearn.repro import digest_json
 
 NULL_LABEL = -1

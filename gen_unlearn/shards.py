@@ -33,9 +33,13 @@ CONFIG = "config.json"
 INDEX_DIGITS = 32
 """Digits of a shard's digest that stand for ids and labels alone."""
 
+GROUP_BITS = 10
+"""Shards with longer prefixes are listed in groups."""
+
+WORD_BITS = 64
+"""Bits of an id that prefixes are taken from."""
+
 _TARGET_BYTES = 2**18
-_GROUP_BITS = 10
-_WORD_BITS = 64
 _WHOLE = "all"
 _SIDES = ("height", "width", "channels")
 
@@ -145,7 +149,7 @@ class Piece(NamedTuple):
             piece = cls("" if parts[0] == _WHOLE else parts[0], int(parts[1]), parts[2], parts[3])
             lengths = (INDEX_DIGITS, 2 * INDEX_DIGITS) if piece.suffix == "safetensors" else (INDEX_DIGITS,)
             digits = set(piece.digest) <= set("0123456789abcdef") and len(piece.digest) in lengths
-            bits = set(piece.prefix) <= {"0", "1"} and len(piece.prefix) <= _WORD_BITS
+            bits = set(piece.prefix) <= {"0", "1"} and len(piece.prefix) <= WORD_BITS
             if digits and bits and piece.suffix in ("safetensors", "sums") and piece.name == name:
                 return piece
         raise ValueError(f"{name!r} is not the name of a file of an exemplar store")
@@ -186,12 +190,12 @@ def first_words(ids: np.ndarray) -> np.ndarray:
 
 def bits_of(word: int) -> str:
     """Return the 64 bits of an id's first word, the first one first."""
-    return format(int(word), f"0{_WORD_BITS}b")
+    return format(int(word), f"0{WORD_BITS}b")
 
 
 def first_word_of(prefix: str) -> int:
     """Return the smallest first word under a prefix."""
-    return int(prefix.ljust(_WORD_BITS, "0"), 2)
+    return int(prefix.ljust(WORD_BITS, "0"), 2)
 
 
 def split_into_shards(ids: np.ndarray, limit: int, prefix: str = "") -> Iterator[tuple[str, slice]]:
@@ -202,7 +206,7 @@ def split_into_shards(ids: np.ndarray, limit: int, prefix: str = "") -> Iterator
 def _split(words: np.ndarray, start: int, stop: int, limit: int, prefix: str) -> Iterator[tuple[str, slice]]:
     if stop == start:
         return
-    if stop - start <= limit or len(prefix) == _WORD_BITS:
+    if stop - start <= limit or len(prefix) == WORD_BITS:
         yield prefix, slice(start, stop)
         return
     boundary = np.uint64(first_word_of(prefix + "1"))
@@ -219,7 +223,7 @@ def covering(pieces: Mapping[str, Piece], bits: str) -> Piece | None:
 
 def group_prefix(prefix: str) -> str | None:
     """Return the group that a shard is listed in, or `None` if it is listed in `SUMS` itself."""
-    return prefix[:_GROUP_BITS] if len(prefix) > _GROUP_BITS else None
+    return prefix[:GROUP_BITS] if len(prefix) > GROUP_BITS else None
 
 
 def grouped(shards: Iterable[Piece]) -> dict[str | None, list[Piece]]:
@@ -245,8 +249,12 @@ def digest_of_rows(rows: Rows, image_shape: Sequence[int], class_names: Sequence
     groups = grouped(shards)
     top = groups.pop(None, [])
     top += [Piece.of_group(prefix, members) for prefix, members in groups.items() if prefix is not None]
-    config = dict(zip(_SIDES, image_shape, strict=True)) | {"class_names": class_names}
-    return store_digest(top, config)
+    return digest_of_pieces(top, image_shape, class_names)
+
+
+def digest_of_pieces(top: Iterable[Piece], image_shape: Sequence[int], class_names: Sequence[str]) -> str:
+    """Return the `store_digest` of a store without codes, whose `SUMS` would list these pieces."""
+    return store_digest(top, dict(zip(_SIDES, image_shape, strict=True)) | {"class_names": class_names})
 
 
 def row_keys(rows: Rows) -> np.ndarray:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +63,26 @@ def refused(*arguments: object) -> str:
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: ")
     return lines[0]
+
+
+def heavy_imports(*arguments: object) -> list[str]:
+    """Run a command in a fresh interpreter; return the packages that take long to import among its own."""
+    heavy = {"accelerate", "datasets", "diffusers", "matplotlib", "scipy", "sklearn", "torch", "transformers"}
+    code = (
+        "import sys\nfrom gen_unlearn.cli import app\n"
+        f"try:\n    app()\nfinally:\n    sys.stderr.write(' '.join(sorted({heavy} & set(sys.modules))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode in (0, 2), done.stderr
+    said, _, imported = done.stderr.rpartition("\n")
+    assert not said or said.startswith("error: "), done.stderr
+    return imported.split()
 
 
 def tree(folder: Path) -> dict[str, int]:

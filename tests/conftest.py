@@ -15,7 +15,8 @@ from command_line import tiny, works
 from gen_unlearn.data import IndexedImages, Split, load_digits_images, stratified_split
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.models.unet import SemiParametricUNet2DModel
-from gen_unlearn.pipelines.denoising import NoiseConfig, build_sampler
+from gen_unlearn.pipelines.denoising import build_sampler
+from gen_unlearn.pipelines.noise_config import NoiseConfig
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.repro import image_ids
 

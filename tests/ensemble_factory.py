@@ -9,7 +9,8 @@ import torch
 from command_line import CONFIGS
 from run_factory import random_images, snapshot
 
-from gen_unlearn.adapters.encoding import encode_records, ensemble_recipe, set_public_statistics
+from gen_unlearn.adapters.encoding import encode_records, set_public_statistics
+from gen_unlearn.adapters.recipe import ensemble_recipe
 from gen_unlearn.commands.trained_ensemble import TrainedEnsemble
 from gen_unlearn.config import load_recipe
 from gen_unlearn.core import CoreSplit

@@ -10,7 +10,7 @@ from gen_unlearn.adapters.family import AdapterState
 from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.models.frozen_denoiser import Network
 from gen_unlearn.models.stacked_lora import DOWN, UP, factor_shapes, lora_layers
-from gen_unlearn.pipelines.denoising import NoiseConfig
+from gen_unlearn.pipelines.noise_config import NoiseConfig
 
 CLASSES = 3
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_shortcut", "time_emb_proj", "conv")

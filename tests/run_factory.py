@@ -21,8 +21,9 @@ from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.manifest import RunManifest, TrainingRecord
 from gen_unlearn.models.unet import SemiParametricUNet2DModel
-from gen_unlearn.pipelines.denoising import NoiseConfig, build_sampler
+from gen_unlearn.pipelines.denoising import build_sampler
 from gen_unlearn.pipelines.loading import weights_digest
+from gen_unlearn.pipelines.noise_config import NoiseConfig
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.repro import image_ids
 from gen_unlearn.runs import RunFolder

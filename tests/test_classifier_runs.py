@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import CONFIGS, refused, run_command, works
+from command_line import CONFIGS, heavy_imports, refused, run_command, works
 from PIL import Image
 from run_factory import INTERRUPTED, shard_of, snapshot, unchanged
 from safetensors.torch import load_file, save_file
@@ -85,6 +85,11 @@ def public(stall: Stall, tmp_path: Path) -> Path:
 @pytest.fixture
 def small(stall: Stall, tmp_path: Path) -> Path:
     return Path(shutil.copytree(stall.small, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("kind", ["public", "parametric"])
+def test_describing_imports_nothing_heavy(stall: Stall, kind: str) -> None:
+    assert heavy_imports("info", getattr(stall, kind)) == []
 
 
 def store_of(run: Path) -> ExemplarFolder:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import Shop, refused, run_command, tiny, tree, works
+from command_line import Shop, heavy_imports, refused, run_command, tiny, tree, works
 from PIL import Image
 
 from gen_unlearn.repro import ids_to_hex
@@ -120,6 +120,15 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     code = f"import sys, gen_unlearn.cli; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_what_computes_nothing_imports_nothing_heavy(shop: Shop, tmp_path: Path) -> None:
+    assert heavy_imports("info") == []
+    assert heavy_imports("info", shop.deleted) == []
+    assert heavy_imports("info", shop.plain, "--set", "sampling.seed=1") == []
+    assert heavy_imports("verify", tmp_path) == []
+    assert heavy_imports("forget", shop.fresh, "--class", "eleven") == []
+    assert heavy_imports("forget", shop.fresh, "--class", "3", "--dry-run", "--out", tmp_path / "new") == []
 
 
 @pytest.mark.parametrize("verb", ["train", "demo", "sample", "evaluate", "report"])

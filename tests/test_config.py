@@ -202,6 +202,7 @@ def test_a_value_is_no_section() -> None:
         "noise.num_train_timesteps=500",
         "training.images=240",
         "training.compile=true",
+        "training.exemplar_refresh_steps=2",
         "seed=1",
     ],
 )
@@ -212,6 +213,7 @@ def test_the_digest_covers_what_decides_the_model(override: str) -> None:
 @pytest.mark.parametrize(
     "override",
     [
+        "training.exemplar_refresh_steps=1",
         "sampling.seed=1",
         "sampling.guidance_scale=2",
         "evaluation.images_per_class=5",

@@ -23,11 +23,11 @@ from gen_unlearn.data import (
     load_folder,
     load_images,
     load_split,
-    load_table,
     stratified_split,
 )
 from gen_unlearn.decoding import ImageDecodeError
 from gen_unlearn.forget import ForgetSet
+from gen_unlearn.image_tables import load_table
 from gen_unlearn.repro import id_keys, image_ids
 
 CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -215,6 +215,21 @@ def test_broken_images_raise_or_are_skipped_and_recorded(folder: Path) -> None:
         load_folder(folder / "dog", size=SIZE, channels=3, on_error="skip")
     with pytest.raises(ValueError, match="expected on_error"):
         load_folder(folder, size=SIZE, channels=3, on_error="ignore")  # type: ignore[arg-type]
+
+
+def test_many_images_are_decoded_by_threads_in_their_order(tmp_path: Path) -> None:
+    images = pixels(100)
+    for row, image in enumerate(images):
+        write(tmp_path / f"{row:03}.png", b"" if row in (40, 71) else png(image))
+    kept = np.delete(np.arange(100), [40, 71])
+    for limit in (0, 2**20):
+        data = load_folder(tmp_path, size=SIZE, channels=3, on_error="skip", memory_limit=limit)
+        np.testing.assert_array_equal(data.all_images(), images[kept])
+        np.testing.assert_array_equal(data.ids, image_ids(images[kept]))
+        assert data.names == tuple(f"{row:03}.png" for row in kept)
+        assert [entry.partition(":")[0] for entry in data.skipped] == ["040.png", "071.png"]
+    with pytest.raises(ImageDecodeError, match=r"040\.png"):
+        load_folder(tmp_path, size=SIZE, channels=3)
 
 
 def test_lazy_images_equal_images_in_memory(folder: Path) -> None:

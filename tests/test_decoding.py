@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +224,23 @@ def test_decompression_bombs(monkeypatch: pytest.MonkeyPatch, limit: int) -> Non
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(ImageDecodeError, match="decompression bomb"):
         decode(whole)
+
+
+def test_threads_refuse_bombs_and_leave_the_filters_of_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 120 * 160 - 1)
+    bomb, small, before = encoded("PNG"), io.BytesIO(), list(warnings.filters)
+    Image.fromarray(colours()).save(small, "PNG")
+
+    def refuses(number: int) -> bool:
+        try:
+            decode(bomb if number % 2 else small.getvalue())
+        except ImageDecodeError as error:
+            return "decompression bomb" in str(error)
+        return False
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(refuses, range(64))) == [False, True] * 32
+    assert warnings.filters == before
 
 
 def test_wrong_targets_and_pickling() -> None:

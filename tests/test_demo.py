@@ -15,6 +15,7 @@ from gen_unlearn.commands.demo import SINGLE_IMAGES, demo_config, run_demo
 from gen_unlearn.commands.evaluate import evaluate
 from gen_unlearn.commands.forget import forget
 from gen_unlearn.commands.requests import ForgetRequest
+from gen_unlearn.commands.stages import Stages
 from gen_unlearn.commands.train import train
 from gen_unlearn.config import RunConfig
 from gen_unlearn.receipts import PROMISES
@@ -46,7 +47,7 @@ def config() -> RunConfig:
 @pytest.fixture(scope="module")
 def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "out"
-    run_demo(config, out)
+    run_demo(config, out, Stages())
     return out
 
 
@@ -78,6 +79,9 @@ def test_the_numbers_are_what_they_claim(finished: Path, config: RunConfig) -> N
     assert summary["seconds_delete"] == pytest.approx(sum(receipt.seconds for receipt in receipts))
     assert summary["seconds_delete"] < 1
     assert summary["recipe_digest"] == config.digest
+    stages = ["train", "sample", "judge", "delete", "train oracle", "time sampling", "report", "verify"]
+    assert list(summary["stages"]) == stages
+    assert all(seconds >= 0 for seconds in summary["stages"].values())
     assert 0.2 < summary["sampling_overhead_vs_ddpm"] < 5
     oracle = RunFolder.open(finished / "oracle")
     forgotten = RunFolder.open(finished / "run").forgotten()
@@ -91,7 +95,7 @@ def test_running_it_again_repeats_nothing(finished: Path, config: RunConfig, tmp
     out = Path(shutil.copytree(finished, tmp_path / "out"))
     before = contents(out)
     changes = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    summary = run_demo(config, out)
+    summary = run_demo(config, out, Stages())
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == changes
     after = contents(out)
     assert after.keys() == before.keys()
@@ -99,7 +103,8 @@ def test_running_it_again_repeats_nothing(finished: Path, config: RunConfig, tmp
     assert rewritten <= {"summary.json", "report.html", "run/metrics/scorecard.json"}, "timing may differ"
     first = json.loads(before["summary.json"])
     assert first["residue"]["clean"] is summary["residue"]["clean"] is True
-    timed = {"sampling_overhead_vs_ddpm", "measures", "residue"}  # How much was searched depends on timings.
+    # How much was searched depends on timings.
+    timed = {"sampling_overhead_vs_ddpm", "measures", "stages", "residue"}
     assert {name: first[name] for name in first.keys() - timed} == {
         name: json.loads(json.dumps(summary))[name] for name in summary.keys() - timed
     }
@@ -111,7 +116,7 @@ def test_a_demo_stopped_between_its_two_deletions_makes_the_second(
     run = train(config, tmp_path / "run")
     evaluate(run)
     forget(run, ForgetRequest(classes=("3",)).resolve(run).forget_set, keep_comparison=True)
-    summary = run_demo(config, tmp_path)
+    summary = run_demo(config, tmp_path, Stages())
     expected = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
     assert summary["removed"] == expected["removed"]
     assert summary["fd_retain_after"] == expected["fd_retain_after"]

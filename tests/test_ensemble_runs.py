@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import CONFIGS, refused, run_command, works
+from command_line import CONFIGS, heavy_imports, refused, run_command, works
 from PIL import Image
 from run_factory import INTERRUPTED, snapshot, unchanged
 from safetensors.numpy import save_file as save_arrays
@@ -67,6 +67,15 @@ def pictures(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row in range(12):
         Image.fromarray(test.all_images()[20 * row, ..., 0]).save(folder / f"{row:02d}.png")
     return folder
+
+
+# --- describing
+
+
+def test_describing_imports_what_adapters_are_computed_with_alone(fresh: Path) -> None:
+    """Whether a deletion is exact to the bit depends on it."""
+    assert heavy_imports("info", fresh) == ["scipy", "torch"]
+    assert works("info", fresh)["level"] == "bit-exact"
 
 
 # --- training

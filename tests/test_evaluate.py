@@ -37,7 +37,8 @@ from gen_unlearn.metrics.scorecard import Measure, Scorecard
 from gen_unlearn.repro import image_ids
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.samples import NULL_LABEL, SampleSet
-from gen_unlearn.training.classifier import JudgeClassifier, JudgeConfig, JudgeFeatures, train_judge
+from gen_unlearn.training.classifier import JudgeClassifier, JudgeFeatures, train_judge
+from gen_unlearn.training.judge_config import JudgeConfig
 
 FEW = ComparisonConfig(permutations=20)
 RETAINED = (0, 1, 2, 4, 5, 6, 7, 8, 9)

@@ -15,8 +15,9 @@ from gen_unlearn.exemplar_changes import StoreChange, stage_addition, stage_dele
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.exemplar_keys import BLOCK, encode_exemplars, image_keys, save_exemplars
 from gen_unlearn.key_bank import encode_keys
-from gen_unlearn.models.classifier import ClassifierConfig, SemiParametricClassifier, build_classifier
-from gen_unlearn.models.encoders import EncoderConfig
+from gen_unlearn.models.classifier import SemiParametricClassifier, build_classifier
+from gen_unlearn.models.classifier_config import ClassifierConfig
+from gen_unlearn.models.encoder_config import EncoderConfig
 from gen_unlearn.pixels import resize_images
 from gen_unlearn.repro import digest_arrays, digest_json, id_keys, image_ids
 from gen_unlearn.shards import CONFIG, SUMS, Rows, digest_of_rows, sha256, store_digest, sums_text

@@ -31,7 +31,7 @@ from evaluation.lora_systems import LoraSystem, plain_backbone, semi_parametric
 from evaluation.lora_world import UNSEEN, World, load_world
 from gen_unlearn.adapters.lora_config import LoraConfig
 from gen_unlearn.repro import torch_generator
-from gen_unlearn.training.diffusion import TrainingConfig
+from gen_unlearn.training.diffusion_config import TrainingConfig
 
 TINY = [
     "model.block_out_channels=[32]",

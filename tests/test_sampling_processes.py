@@ -10,7 +10,8 @@ from run_factory import make_run, random_images, snapshot
 from safetensors.numpy import load_file, save_file
 from two_processes import as_two
 
-from gen_unlearn.pipelines.sampling import SamplingConfig, sample_images
+from gen_unlearn.pipelines.sampling import sample_images
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.processes import process_state
 

@@ -20,7 +20,6 @@ from gen_unlearn.adapters.family import (
 )
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
-from gen_unlearn.adapters.resumable import fit_resumably
 from gen_unlearn.adapters.routing import members_of
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.shards import Rows, row_keys
@@ -125,6 +124,8 @@ def rows_of_members(recipe: EnsembleRecipe, exemplars: ExemplarFolder, adapters:
 
 def fit_members(recipe: EnsembleRecipe, rows: Rows, adapters: Iterable[int]) -> dict[int, AdapterState]:
     """Fit some adapters to their members among stored records, which are sorted by id and label."""
+    from gen_unlearn.adapters.resumable import fit_resumably
+
     records, routes = Records.of_rows(rows, recipe.shape.features)
     members = members_of(routes, len(recipe.keys))
     return fit_resumably(recipe, records, {adapter: members[adapter] for adapter in sorted(adapters)}, None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-import scipy
+import scipy.linalg  # With NumPy it loads the BLAS libraries whose builds are listed below.
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 

@@ -1,4 +1,4 @@
-"""Turn images into the records of an adapter ensemble, and a recipe into what decides its adapters."""
+"""Turn images into the records of an adapter ensemble."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import sys
 import numpy as np
 import torch
 
-from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import LARGEST_CODE, quantise
-from gen_unlearn.adapters.routing import Keys, public_keys, route
-from gen_unlearn.classifier_config import ClassifierRunConfig
+from gen_unlearn.adapters.routing import public_keys, route
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplar_keys import BLOCK, encode_rows, full_block
 from gen_unlearn.models.backbone import AdapterBackbone
@@ -107,15 +105,3 @@ def set_public_statistics(
     codes, _ = quantise(features, backbone.mean, backbone.deviation)
     keys = public_keys(codes, distinct.ids, len(backbone.key_codes), backbone.config.key_source, seed)
     backbone.key_codes.copy_(torch.from_numpy(keys.codes))
-
-
-def ensemble_recipe(config: ClassifierRunConfig, keys: Keys, class_names: tuple[str, ...]) -> EnsembleRecipe:
-    """Return what decides the adapters of a run.
-
-    Args:
-        config: the recipe of an adapter ensemble.
-        keys: of its backbone.
-        class_names: names of all classes.
-    """
-    adapters = config.model.adapters
-    return EnsembleRecipe(keys, adapters.heads, adapters.neighbours, class_names, config.seed)

@@ -14,7 +14,7 @@ import numpy as np
 
 from gen_unlearn.adapters.answering import Answers, answers
 from gen_unlearn.adapters.family import AdapterState, PixelFamily, Subtractable, digest_adapter, has_weights
-from gen_unlearn.adapters.promise import fit_here, promised_level
+from gen_unlearn.adapters.promise import ARTEFACT, fit_here, promised_level
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.routing import members_of, route
@@ -24,8 +24,6 @@ from gen_unlearn.receipts import DeletionReceipt, Level
 from gen_unlearn.repro import digest_json, ids_to_hex, image_ids, software_versions
 from gen_unlearn.row_lookup import RowLookup
 from gen_unlearn.set_digest import ClassSums
-
-ARTEFACT = "adapter ensemble"
 
 
 class AdapterEnsemble:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
-import torch
 
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.repro import digest_arrays, digest_json
+
+if TYPE_CHECKING:
+    import torch
 
 AdapterState = Mapping[str, np.ndarray]
 """The arrays of one adapter, by name. One without weights is not complete and answers nothing."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
+
+Composition = Literal["route", "mean", "mixture"]
+"""How adapters share in an image that is generated."""
 
 
 @dataclass(frozen=True)

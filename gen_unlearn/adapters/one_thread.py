@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 
-import numpy as np  # noqa: F401  # With scipy.linalg it loads the BLAS libraries that are looked for below.
-import scipy.linalg  # noqa: F401
-import torch
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
 _LOCK = threading.RLock()
@@ -25,6 +22,8 @@ def pinned_threads(count: int) -> Iterator[None]:
 
     Other Python threads that come here wait until this one leaves; the same one may enter again.
     """
+    import torch
+
     with _LOCK:
         before = torch.get_num_threads()
         torch.set_num_threads(count)
@@ -62,4 +61,7 @@ def _limited_blas(count: int) -> Iterator[None]:
 @cache
 def _blas() -> ThreadpoolController:
     """Return the handle on the threads of the BLAS libraries; finding them takes milliseconds."""
+    import numpy as np  # noqa: F401  # With scipy.linalg it loads the BLAS libraries that are looked for.
+    import scipy.linalg  # noqa: F401
+
     return ThreadpoolController().select(user_api="blas")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-import torch
-
-from gen_unlearn.adapters.determinism import computing_device, environment, is_deterministic
 from gen_unlearn.adapters.family import AdapterFamily, HeadShape
 from gen_unlearn.adapters.routing import KeySource
 from gen_unlearn.receipts import Level
 from gen_unlearn.repro import digest_json
+
+if TYPE_CHECKING:
+    import torch
+
+ARTEFACT = "adapter ensemble"
+"""What receipts say that images were deleted from."""
 
 
 def environment_digest(device: torch.device | None = None) -> str:
@@ -19,6 +23,8 @@ def environment_digest(device: torch.device | None = None) -> str:
     Args:
         device: where adapters are computed; the CPU by default.
     """
+    from gen_unlearn.adapters.determinism import environment
+
     return digest_json(environment(device))
 
 
@@ -56,5 +62,7 @@ def promised_level(
     """
     if waiting or source == "training-samples":
         return masked_level(source)
+    from gen_unlearn.adapters.determinism import computing_device, is_deterministic
+
     exact = fit_here(environments, computing_device(family)) and is_deterministic(family, shape)
     return "bit-exact" if exact else "distributional"

@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 
 import numpy as np
-from accelerate.utils import gather_object
 
 from gen_unlearn.adapters.family import AdapterFamily, AdapterState, FitJob, HeadShape
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.routing import Keys
 from gen_unlearn.adapters.sharing import Stacked, share_adapters
-from gen_unlearn.processes import process_state
+from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.repro import digest_json
 
 _STACKS = 64
@@ -57,6 +56,10 @@ class EnsembleRecipe:
             records: the records.
             members: the rows of `records` that are routed to each adapter; without any, it has no state.
         """
+        from accelerate.utils import gather_object
+
+        from gen_unlearn.processes import process_state
+
         sizes = {adapter: len(rows) for adapter, rows in members.items() if len(rows)}
         stack = self.family.stack if isinstance(self.family, Stacked) else 1
         state = process_state()
@@ -72,6 +75,18 @@ class EnsembleRecipe:
     def visits(self, members: Iterable[np.ndarray]) -> int:
         """Return how often records are read to fit adapters to their members."""
         return sum(self.family.visits(len(rows)) for rows in members if len(rows))
+
+
+def ensemble_recipe(config: ClassifierRunConfig, keys: Keys, class_names: tuple[str, ...]) -> EnsembleRecipe:
+    """Return what decides the adapters of a classifier.
+
+    Args:
+        config: the recipe of an adapter ensemble.
+        keys: of its backbone.
+        class_names: names of all classes.
+    """
+    adapters = config.model.adapters
+    return EnsembleRecipe(keys, adapters.heads, adapters.neighbours, class_names, config.seed)
 
 
 def _hyper_parameters(family: AdapterFamily) -> dict[str, object]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from gen_unlearn.repro import ID_BYTES, digest_arrays
 from gen_unlearn.shards import Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STEPS = 256
 """Steps of the codes per standard deviation of a feature among public images: 128 deviations fit."""

@@ -14,7 +14,6 @@ from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 from gen_unlearn.adapters.family import WEIGHTS, AdapterState, FitJob, HeadShape
 from gen_unlearn.adapters.one_thread import one_thread
@@ -134,6 +133,8 @@ def _solve_by_lapack(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     Raises:
         numpy.linalg.LinAlgError: the matrix is not positive in float64.
     """
+    from scipy.linalg import cho_factor, cho_solve
+
     with one_thread():
         factor = cho_factor(matrix.T, overwrite_a=True, check_finite=False)  # In LAPACK's order of entries.
         solution = cho_solve(factor, right, check_finite=False)

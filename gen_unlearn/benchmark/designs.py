@@ -27,15 +27,16 @@ from gen_unlearn.data import DataConfig
 from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.methods.sisa import Sisa, SisaConfig
 from gen_unlearn.models.backbone import AdapterBackbone
-from gen_unlearn.models.classifier import ClassifierConfig, SemiParametricClassifier
-from gen_unlearn.models.encoders import EncoderConfig
+from gen_unlearn.models.classifier import SemiParametricClassifier
+from gen_unlearn.models.classifier_config import ClassifierConfig
+from gen_unlearn.models.encoder_config import EncoderConfig
 from gen_unlearn.pipelines.adapter_ensemble import AdapterEnsemblePipeline
 from gen_unlearn.pipelines.classification import SemiParametricPipeline
 from gen_unlearn.pipelines.prediction import PredictionConfig
 from gen_unlearn.receipts import Level
 from gen_unlearn.recipes import validated
 from gen_unlearn.repro import derive_seed, keyed_words
-from gen_unlearn.training.classification import ClassifierTrainingConfig
+from gen_unlearn.training.classification_config import ClassifierTrainingConfig
 
 _SMALL_TRAINING = ClassifierTrainingConfig(images=20_000)
 

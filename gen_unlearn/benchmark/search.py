@@ -140,7 +140,7 @@ def search_all(
     Returns:
         Names of forget set and row -> settings.
     """
-    pairs = [(name, entry) for name in sets for entry in methods if runs_on(entry, name)]
+    pairs = [(name, entry) for entry in methods for name in sets if runs_on(entry, name)]
     if trials:
         share(pairs, lambda pair: one(pair[1], sets[pair[0]]), process, "search", "method")
         process.wait_for_everyone()

@@ -36,7 +36,7 @@ LEGEND = (
     "correction find no difference to the best mean. With few seeds or images intervals are wide, and much "
     "is indistinguishable. A model that is designed to forget has its target and floor in retrained models "
     "of its own kind, and is not ranked with the others. - not measured: RMIA and metrics of pools "
-    "(A, energy_pg) take 5 training seeds, mia.lira.auc takes 3."
+    "(A, energy_pg) take 5 training seeds, mia.lira.auc takes 2."
 )
 
 

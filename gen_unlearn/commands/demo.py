@@ -18,9 +18,11 @@ from gen_unlearn.commands.forget import forget
 from gen_unlearn.commands.report import load_states, write_report
 from gen_unlearn.commands.requests import ForgetRequest
 from gen_unlearn.commands.residue import audit
+from gen_unlearn.commands.stages import Stages
 from gen_unlearn.commands.train import deleted_from, train
 from gen_unlearn.commands.verify import failures, verify
 from gen_unlearn.config import RunConfig, load_config
+from gen_unlearn.judging.states import sample_states
 from gen_unlearn.metrics.cost import sampling_overhead
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
 from gen_unlearn.models.denoiser import build_denoiser
@@ -41,7 +43,7 @@ def demo_config(overrides: Sequence[str] = ()) -> RunConfig:
         return load_config(path, overrides)
 
 
-def run_demo(config: RunConfig, out: Path) -> dict[str, Any]:
+def run_demo(config: RunConfig, out: Path, stages: Stages) -> dict[str, Any]:
     """Train, delete a class and some single images, retrain, evaluate, report and verify.
 
     Each stage that is complete is found again when the demo is run into the same folder, so an interrupted
@@ -50,38 +52,54 @@ def run_demo(config: RunConfig, out: Path) -> dict[str, Any]:
     Args:
         config: a semi-parametric recipe on a data set that has a class "3".
         out: folder; the generator goes to ``run``, the oracle to ``oracle``.
+        stages: gets the seconds of each stage; what was found complete takes next to none.
 
     Returns:
         The summary, which is also written to ``summary.json``.
     """
     _say("1/7  train a semi-parametric generator on real handwritten digits")
-    run = train(config, out / "run", description="train")
+    with stages.timed("train"):
+        run = train(config, out / "run", description="train")
     if not run.receipts():
         _say("2/7  judge it before the deletion")
-        evaluate(run)
+        _judge(run, (), stages)
     _say(f"3/7  delete class {FORGOTTEN_CLASS} and {SINGLE_IMAGES} single images of other classes")
-    for request in _requests(run)[len(run.receipts()) :]:
-        receipt, _ = forget(run, request.resolve(run).forget_set, keep_comparison=True)
-        _say(str(receipt))
+    with stages.timed("delete"):
+        for request in _requests(run)[len(run.receipts()) :]:
+            receipt, _ = forget(run, request.resolve(run).forget_set, keep_comparison=True)
+            _say(str(receipt))
     _say("4/7  retrain from scratch without them: the oracle")
-    oracle = train(config, out / "oracle", *deleted_from([run.path]), description="train oracle")
+    with stages.timed("train oracle"):
+        oracle = train(config, out / "oracle", *deleted_from([run.path]), description="train oracle")
     _say("5/7  judge it after the deletion, against the oracle")
-    card = evaluate(run, [oracle])
-    card = replace(card, measures=(*card.measures, _overhead(run)))
-    write_text(run.scorecard_path, card.to_json())
+    card = _judge(run, [oracle], stages)
+    with stages.timed("time sampling"):
+        card = replace(card, measures=(*card.measures, _overhead(run)))
+        write_text(run.scorecard_path, card.to_json())
     _say("6/7  write the report")
-    write_report(run, out / "report.html", show_deleted=True)
-    comparison_picture(load_states(run, card), run.manifest.class_names).save(out / "samples.png")
+    with stages.timed("report"):
+        write_report(run, out / "report.html", show_deleted=True)
+        comparison_picture(load_states(run, card), run.manifest.class_names).save(out / "samples.png")
     _say("7/7  verify the ledger and the state, and search every file of the run for what was deleted")
-    checks, residue = verify(run), audit(run)
+    with stages.timed("verify"):
+        checks, residue = verify(run), audit(run)
     _say("\n".join([*map(str, checks), *residue.lines()]))
     summary = summarise(run, card) | {
         "verified": not failures(checks),
         "checks": [asdict(check) for check in checks],
         "residue": residue.facts(),
+        "stages": {name: round(seconds, 3) for name, seconds in stages.seconds.items()},
     }
     write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def _judge(run: RunFolder, oracles: Sequence[RunFolder], stages: Stages) -> Scorecard:
+    """Judge a run; the samples, which the judging finds in the run, are a stage of their own."""
+    with stages.timed("sample"):
+        sample_states(run, oracles)
+    with stages.timed("judge"):
+        return evaluate(run, oracles)
 
 
 def summarise(run: RunFolder, card: Scorecard) -> dict[str, Any]:

@@ -20,10 +20,8 @@ import numpy as np
 
 from gen_unlearn.adapters.adapter_changes import stage_extension, stage_rebuild, stage_withdrawal
 from gen_unlearn.adapters.adapter_folder import AdapterChange, AdapterFolder
-from gen_unlearn.adapters.determinism import environment
-from gen_unlearn.adapters.ensemble import ARTEFACT
 from gen_unlearn.adapters.family import Subtractable
-from gen_unlearn.adapters.promise import environment_digest, promised_level
+from gen_unlearn.adapters.promise import ARTEFACT, environment_digest, promised_level
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.release import HeldBack
@@ -212,6 +210,8 @@ def complete(run: RunFolder, receipt: DeletionReceipt) -> tuple[DeletionReceipt,
 
 def _versions(run: RunFolder, environments: tuple[str, ...]) -> dict[str, str]:
     """Return what rebuilds here and, if other adapters were fit with something else, that they were."""
+    from gen_unlearn.adapters.determinism import environment
+
     others = len(set(environments) - {environment_digest(run.fitting_device)})
     note = f"not all fit with this, but some in {others} other environments: equal only in law to a fresh fit"
     return environment(run.fitting_device) | ({ADAPTERS: note} if others else {})

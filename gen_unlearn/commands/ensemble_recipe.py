@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
-from gen_unlearn.adapters.encoding import ensemble_recipe
 from gen_unlearn.adapters.family import PixelFamily
-from gen_unlearn.adapters.lora_recipe import lora_recipe
 from gen_unlearn.adapters.promise import fit_here, promised_level
-from gen_unlearn.adapters.recipe import EnsembleRecipe
+from gen_unlearn.adapters.recipe import EnsembleRecipe, ensemble_recipe
 from gen_unlearn.adapters.routing import Keys
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.metrics.weights import file_sha256
-from gen_unlearn.models.frozen_denoiser import FrozenDenoiser
-from gen_unlearn.pipelines.lora_loading import load_lora_backbone
 from gen_unlearn.receipts import Level
 from gen_unlearn.repro import digest_json
 from gen_unlearn.runs import RunFolder
+
+if TYPE_CHECKING:
+    from gen_unlearn.models.frozen_denoiser import FrozenDenoiser
+
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+"""As diffusers names the file, which takes seconds to import."""
 
 
 def require_ensemble(run: RunFolder) -> None:
@@ -43,6 +45,9 @@ def recipe_of(run: RunFolder) -> EnsembleRecipe:
     config, names = run.recipe, run.exemplar_folder().class_names
     if isinstance(config, ClassifierRunConfig):
         return ensemble_recipe(config, _keys(run, run.classifier_path), names)
+    from gen_unlearn.adapters.lora_recipe import lora_recipe
+    from gen_unlearn.pipelines.lora_loading import load_lora_backbone
+
     frozen = {name: digest for name, digest in _expected_files(run).items() if _is_of_denoiser(run, name)}
 
     @cache
@@ -71,7 +76,7 @@ def level_of(run: RunFolder) -> Level:
 
 def _keys(run: RunFolder, folder: Path) -> Keys:
     """Read the keys of the adapters, without the encoder beside them."""
-    path = folder / SAFETENSORS_WEIGHTS_NAME
+    path = folder / _WEIGHTS
     try:
         _require_unchanged(path, _expected_files(run).get(path.relative_to(run.path).as_posix()))
         with safe_open(path, framework="numpy") as tensors:

@@ -23,13 +23,14 @@ from gen_unlearn.models.classifier import (
 from gen_unlearn.repro import derive_seed, digest_state
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
-from gen_unlearn.training.classification import ClassifierTrainingConfig, train_classifier
+from gen_unlearn.training.classification import train_classifier
 from gen_unlearn.training.classification_batches import (
     Augmentation,
     BatchMates,
     ClassificationBatches,
     SupportSampling,
 )
+from gen_unlearn.training.classification_config import ClassifierTrainingConfig
 from gen_unlearn.training.gathering import normalised_together
 from gen_unlearn.training.trackers import tracked
 

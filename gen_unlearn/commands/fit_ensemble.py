@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from accelerate import Accelerator
 from torch import nn
 
-from gen_unlearn.adapters.encoding import encode_records, ensemble_recipe
+from gen_unlearn.adapters.encoding import encode_records
+from gen_unlearn.adapters.recipe import ensemble_recipe
 from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.commands.fit_router import RouterTraining, require_public_core
 from gen_unlearn.commands.trained_ensemble import TrainedEnsemble

@@ -47,9 +47,11 @@ class GeneratorTraining:
             ValueError: the batches are too large for the images.
         """
         training, data = config.training, parts.core
-        if config.model.kind == "semi-parametric" and 2 * training.batch_size > len(data):
+        shown = training.batch_size * training.exemplar_refresh_steps
+        if config.model.kind == "semi-parametric" and 2 * shown > len(data):
             raise ValueError(
-                f"batch_size ({training.batch_size}) must be at most half of the {len(data)} images that "
+                f"batch_size ({training.batch_size}) x exemplar_refresh_steps "
+                f"({training.exemplar_refresh_steps}) must be at most half of the {len(data)} images that "
                 f"the weights are fit on: no image of a step serves as an exemplar in it"
             )
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -126,4 +128,5 @@ def _exemplar_conditioning(
         label_dropout=config.training.label_dropout,
         seed=config.seed,
         reorientation=config.training.reorientation,
+        refresh_steps=config.training.exemplar_refresh_steps,
     )

@@ -19,14 +19,14 @@ from gen_unlearn.commands.fit_router import RouterTraining, require_public_core
 from gen_unlearn.commands.trained_ensemble import TrainedEnsemble
 from gen_unlearn.config import RunConfig
 from gen_unlearn.core import CoreConfig, CoreSplit
-from gen_unlearn.models.classifier import ClassifierConfig
+from gen_unlearn.models.classifier_config import ClassifierConfig
 from gen_unlearn.models.frozen_denoiser import FrozenDenoiser
 from gen_unlearn.models.semiparametric_denoiser import SemiParametricDenoiser, freeze
 from gen_unlearn.models.stacked_lora import lora_layers
 from gen_unlearn.pipelines.lora_loading import lora_pipeline, named_backbone
 from gen_unlearn.run_paths import RunPaths
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress, TrainingInterruptedError
-from gen_unlearn.training.diffusion import TrainingConfig
+from gen_unlearn.training.diffusion_config import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Describe a run, or the installed software."""
+"""Describe a run."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from gen_unlearn.adapters.adapter_folder import AdapterFolder
 from gen_unlearn.adapters.families import AdaptersConfig
-from gen_unlearn.commands.ensemble_recipe import level_of
 from gen_unlearn.promises import promise_of_recipe
-from gen_unlearn.repro import software_versions
+from gen_unlearn.receipts import Level
 from gen_unlearn.runs import RunFolder
-
-
-def describe_software() -> dict[str, Any]:
-    """Return versions and devices."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return software_versions() | {"gpu": device, "cpu_threads": torch.get_num_threads()}
 
 
 def describe_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -52,7 +44,7 @@ def describe_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         store = run.exemplar_folder()
         facts["core"] = run.recipe.core.mode
         ensemble = _ensemble(run, len(store)) if run.is_ensemble else {}
-        facts["level"] = level_of(run) if run.is_ensemble else promise_of_recipe(run.recipe)[1]
+        facts["level"] = _level(run)
         counts = np.bincount(store.labels, minlength=len(store.class_names))
         facts["exemplars"] = len(store)
         facts["exemplars_per_class"] = dict(zip(store.class_names, counts.tolist(), strict=True))
@@ -67,6 +59,15 @@ def describe_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     facts["ledger_head"] = run.ledger.head
     facts["evaluated"] = run.scorecard_path.exists()
     return facts
+
+
+def _level(run: RunFolder) -> Level:
+    """Return what a deletion promises; of an ensemble that depends on what torch computes with here."""
+    if not run.is_ensemble:
+        return promise_of_recipe(run.recipe)[1]
+    from gen_unlearn.commands.ensemble_recipe import level_of
+
+    return level_of(run)
 
 
 def _ensemble(run: RunFolder, records: int) -> dict[str, Any]:

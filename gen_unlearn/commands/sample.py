@@ -13,7 +13,8 @@ from gen_unlearn.decoding import decode_image
 from gen_unlearn.indexed_images import class_index
 from gen_unlearn.pipelines.loading import served_classes
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
-from gen_unlearn.pipelines.sampling import GeneratorPipeline, SamplingConfig, sample_images
+from gen_unlearn.pipelines.sampling import GeneratorPipeline, sample_images
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 from gen_unlearn.processes import process_state
 from gen_unlearn.report.images import save_grid
 from gen_unlearn.repro import derive_seed, torch_generator

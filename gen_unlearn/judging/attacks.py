@@ -14,14 +14,9 @@ from gen_unlearn.forget import ForgetSet
 from gen_unlearn.indexed_images import IndexedImages, unique_ids
 from gen_unlearn.judging.evidence import Deletion, of_classes, stratified_order
 from gen_unlearn.judging.refitting import RefittableEnsemble
+from gen_unlearn.metrics.attack_config import AttackConfig
 from gen_unlearn.metrics.auc import auc_difference
-from gen_unlearn.metrics.denoiser_attacks import (
-    ATTACKS,
-    AttackConfig,
-    AttackName,
-    attack_scores,
-    epsilon_denoiser,
-)
+from gen_unlearn.metrics.denoiser_attacks import ATTACKS, AttackName, attack_scores, epsilon_denoiser
 from gen_unlearn.metrics.estimate import Estimate
 from gen_unlearn.metrics.likelihood_ratio import likelihood_ratio_score
 from gen_unlearn.metrics.membership import MembershipResult, membership_result

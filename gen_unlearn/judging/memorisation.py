@@ -11,7 +11,7 @@ from gen_unlearn.metrics.adapter_copying import AdaptedImages, median_ratios, ow
 from gen_unlearn.metrics.copying import median_estimate, nearest_images
 from gen_unlearn.metrics.scorecard import Measure
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
-from gen_unlearn.pipelines.sampling import SamplingConfig
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 from gen_unlearn.repro import derive_seed, keyed_order
 from gen_unlearn.samples import SampleSet
 

@@ -18,9 +18,9 @@ from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.methods.budget import Budget
 from gen_unlearn.methods.literals import check_literals
 from gen_unlearn.methods.logits import Batch
+from gen_unlearn.methods.row_order import rows_of_steps
 from gen_unlearn.pixels import to_model_input
 from gen_unlearn.repro import derive_seed, numpy_generator, torch_generator
-from gen_unlearn.training.batches import rows_of_step
 from gen_unlearn.training.classification_batches import Augmentation
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -60,9 +60,7 @@ class Term:
     def rows(self, *parts: int | str) -> Iterator[np.ndarray]:
         """Yield the rows of each step of an epoch, over and over; `parts` seed their order."""
         if self.drawn is not None:
-            seed = derive_seed(*parts)
-            for step in itertools.count():
-                yield rows_of_step(len(self.data), self.batch_size, step, seed)
+            yield from rows_of_steps(len(self.data), self.batch_size, derive_seed(*parts))
         order = torch.randperm(len(self.data), generator=torch_generator(*parts)).numpy()
         for step in itertools.count():
             start = step % self.steps * self.batch_size

@@ -34,23 +34,22 @@ class MaskedStep:
                     f"expected a mask of shape {tuple(parameters[name].shape)} for {name}, "
                     f"got {tuple(own.shape)}"
                 )
-        self._model = model
-        self._anchor = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        self._mask = {
-            name: mask[name].to(parameter.device)
-            if name in mask
-            else torch.zeros_like(parameter, dtype=torch.bool)
+        self._held = [
+            (
+                parameter,
+                mask[name].to(parameter.device)
+                if name in mask
+                else torch.zeros_like(parameter, dtype=torch.bool),
+                parameter.detach().clone(),
+            )
             for name, parameter in parameters.items()
-        }
-        self._buffers = (
-            {name: buffer.clone() for name, buffer in model.named_buffers()} if freeze_buffers else {}
-        )
+        ]
+        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if freeze_buffers]
 
     @torch.no_grad()
     def __call__(self) -> None:
         """Put back what may not move; to call after every step of the optimiser."""
-        for name, parameter in self._model.named_parameters():
-            parameter.copy_(torch.where(self._mask[name], parameter, self._anchor[name]))
-        for name, buffer in self._model.named_buffers():
-            if name in self._buffers:
-                buffer.copy_(self._buffers[name])
+        for parameter, mask, anchor in self._held:
+            torch.where(mask, parameter, anchor, out=parameter)
+        for buffer, kept in self._buffers:
+            buffer.copy_(kept)

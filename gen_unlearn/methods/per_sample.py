@@ -44,13 +44,13 @@ class WithModel(nn.Module):
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode, and its modules back into their own modes afterwards."""
-    modes = {name: module.training for name, module in model.named_modules()}
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        for name, module in model.named_modules():
-            module.training = modes[name]
+        for module, mode in modes:
+            module.training = mode
 
 
 def per_sample_gradients(

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from gen_unlearn.indexed_images import IndexedImages
+from gen_unlearn.indexed_images import IndexedImages, unique_ids
 from gen_unlearn.repro import digest_json
 
 Part = Literal["forget", "retain", "heldout"]
@@ -58,6 +58,16 @@ class UnlearnData:
     def digest(self) -> str:
         """SHA-256 of ids and labels of all parts."""
         return digest_json([self.forget.digest, self.retain.digest, self.heldout.digest])
+
+    @cached_property
+    def forgotten_ids(self) -> np.ndarray:
+        """Distinct ids of the images to forget, ascending, uint8 ``(n, 16)``."""
+        return unique_ids(self.forget.ids)
+
+    @cached_property
+    def forgotten_classes(self) -> tuple[int, ...]:
+        """Classes of the images to forget, ascending."""
+        return tuple(np.unique(self.forget.labels).tolist())
 
     def only(self, needs: Iterable[Part]) -> UnlearnData:
         """Return the parts that a method declares to need; what it does not need is empty."""

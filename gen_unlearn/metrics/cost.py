@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from gen_unlearn.metrics.estimate import Estimate
-from gen_unlearn.pipelines.sampling import GeneratorPipeline, SamplingConfig, sample_images
+from gen_unlearn.pipelines.sampling import GeneratorPipeline, sample_images
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 
 
 def sampling_overhead(
@@ -26,7 +27,7 @@ def sampling_overhead(
     Args:
         pipeline: what is measured.
         reference: what it is compared with.
-        labels: class of each image; all are sampled in one batch.
+        labels: class of each image; all are sampled in one batch, numbered within their class.
         config: sampler, steps and guidance.
         repeats: timed pairs, after one that is not counted.
 
@@ -34,7 +35,7 @@ def sampling_overhead(
         The median ratio, with a standard error from the spread of the ratios.
     """
     one_batch = replace(config, batch_size=len(labels))
-    indices = list(range(len(labels)))
+    indices = [labels[:place].count(label) for place, label in enumerate(labels)]
 
     def seconds(generator: GeneratorPipeline) -> float:
         return _seconds(lambda: sample_images(generator, labels, indices, one_batch, description="timing"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -202,24 +202,33 @@ def _extract(
     readers: ThreadPoolExecutor,
     batch_size: int,
 ) -> np.ndarray:
-    """Return the features of a block, float32 ``(rows, d)``."""
+    """Return the features of a block, float32 ``(rows, d)``.
 
-    def read(row: int) -> torch.Tensor:
+    Threads write one batch of inputs while the network sees the other: the same two pieces of memory all
+    the time, as new memory costs more than to resize an image.
+    """
+
+    def read(row: int, place: torch.Tensor) -> None:
         inputs = extractor.preprocess(images.read(row))
         if tuple(inputs.shape) != protocol.input_shape:
             raise ValueError(
                 f"expected images of one size in {images.name}, got {tuple(inputs.shape)} and "
                 f"{protocol.input_shape}; set --size PIXELS, or take an extractor that resizes"
             )
-        return inputs
+        place.copy_(inputs)
+
+    def fill(batch: torch.Tensor, start: int) -> list[Future[None]]:
+        return [readers.submit(read, row, place) for row, place in zip(rows[start:], batch, strict=False)]
 
     features = np.empty((len(rows), extractor.dim), dtype=np.float32)
-    ahead = [readers.submit(read, row) for row in rows[:batch_size]]
+    seen, filling = torch.empty(2, min(batch_size, len(rows)), *protocol.input_shape)
+    being_read = fill(filling, 0)
     for start in range(0, len(rows), batch_size):
-        end = start + batch_size
-        waiting, ahead = ahead, [readers.submit(read, row) for row in rows[end : end + batch_size]]
-        inputs = torch.stack([image.result() for image in waiting])
-        features[start:end] = apply_extractor(extractor, inputs)
+        for image in being_read:
+            image.result()
+        seen, filling, count = filling, seen, len(being_read)
+        being_read = fill(filling, start + batch_size)
+        features[start : start + batch_size] = apply_extractor(extractor, seen[:count])
     return features
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from scipy.stats import norm
+from scipy.special import ndtri
 
 
 def images_needed(
@@ -87,7 +87,7 @@ def _deviations(power: float, level: float) -> float:
         raise ValueError(
             f"expected 0 < level < power < 1, got level {level} and power {power}; usual are 0.05 and 0.8"
         )
-    return float(norm.ppf(power) + norm.ppf(1 - level / 2))
+    return float(ndtri(power) + ndtri(1 - level / 2))
 
 
 def _require_positive(**quantities: float) -> None:

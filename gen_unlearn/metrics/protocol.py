@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gen_unlearn.metrics.denoiser_attacks import AttackConfig
-from gen_unlearn.training.classifier import JudgeConfig
+from gen_unlearn.metrics.attack_config import AttackConfig
+from gen_unlearn.training.judge_config import JudgeConfig
 
 
 @dataclass(frozen=True)

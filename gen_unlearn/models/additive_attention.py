@@ -72,7 +72,7 @@ def _add_chunk(
     weighted: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add one chunk of keys to the running maximum, normaliser and weighted sum of the softmax."""
-    hidden = F.relu(queries[:, :, None, :] + keys[:, None, :, :])
+    hidden = F.relu(queries[:, :, None, :] + keys[:, None, :, :], inplace=True)
     logits = F.linear(hidden, weight).squeeze(-1).float() + bias
     new_maximum = torch.maximum(maximum, logits.detach().amax(dim=-1, keepdim=True))
     weights = (logits - new_maximum).exp()
@@ -115,7 +115,7 @@ def _compiled_gradients(
     for_weight = weight.new_zeros(weight.shape, dtype=torch.float32)
     for_keys, for_values = [], []
     for span in _spans(keys, chunk):
-        hidden = F.relu(queries[:, :, None, :] + keys[:, None, span, :])
+        hidden = F.relu(queries[:, :, None, :] + keys[:, None, span, :], inplace=True)
         logits = F.linear(hidden, weight).squeeze(-1).float() + bias[..., span]
         weights = (logits - normaliser).exp()
         for_logits = weights * (gradient @ values[:, span].float().mT - of_mean)

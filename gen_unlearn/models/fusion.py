@@ -212,10 +212,12 @@ class FusionBlock(nn.Module):
     @staticmethod
     def _gather(tokens: Tensor, plan: FusionPlan, null: Tensor) -> Tensor:
         """Gather ``(rows, heads, 1 + members * tokens, head_dim)``, the null token first."""
-        rows, members = plan.members.shape
+        (rows, members), (_, heads, each, width) = plan.members.shape, tokens.shape
         picked = tokens.index_select(0, plan.members.reshape(-1)).unflatten(0, (rows, members))
-        picked = picked.transpose(1, 2).flatten(2, 3)
-        return torch.cat([null.to(tokens.dtype).expand(rows, -1, -1, -1), picked], dim=2)
+        gathered = tokens.new_empty(rows, heads, 1 + members * each, width)
+        gathered[:, :, :1] = null.to(tokens.dtype)
+        gathered[:, :, 1:].unflatten(2, (members, each)).copy_(picked.transpose(1, 2))
+        return gathered
 
 
 class AdditiveFusionBlock(FusionBlock):

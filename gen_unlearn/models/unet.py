@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
+from gen_unlearn.models.denoiser_config import FusionKind
 from gen_unlearn.models.fusion import (
     AdditiveFusionBlock,
     ExemplarTokens,
@@ -20,8 +21,6 @@ from gen_unlearn.models.fusion import (
     FusionPlan,
 )
 from gen_unlearn.models.pixel_fusion import PixelFusion
-
-FusionKind = Literal["dot-product", "additive"]
 
 
 class EncodedSample(NamedTuple):
@@ -180,22 +179,26 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
         prediction = unet.conv_out(unet.conv_act(unet.conv_norm_out(features)))
         return prediction if encoded.noise is None else prediction + encoded.noise
 
-    def encode_exemplars(self, images: Tensor) -> ExemplarTokens:
-        """Encode clean exemplars to the tokens of the fusion.
-
-        The encoder runs without dropout, at timestep 0 and without gradient; only the projections of the
-        fusion learn from exemplars.
+    @torch.no_grad()
+    def exemplar_features(self, images: Tensor) -> Tensor:
+        """Return the bottleneck of clean exemplars, without dropout, at timestep 0 and without gradient.
 
         Args:
             images: ``(exemplars, channels, height, width)`` in [-1, 1].
         """
-        if not len(images):
-            side = images.shape[2] // 2 ** (len(self.config.block_out_channels) - 1)
-            features = images.new_zeros(0, self.config.block_out_channels[-1], side, side)
-        else:
-            with torch.no_grad():
-                features = self.encode(images, 0).features
-        tokens = self.fusion.encode(features)
+        if len(images):
+            return self.encode(images, 0).features
+        side = images.shape[2] // 2 ** (len(self.config.block_out_channels) - 1)
+        return images.new_zeros(0, self.config.block_out_channels[-1], side, side)
+
+    def encode_exemplars(self, images: Tensor, features: Tensor | None = None) -> ExemplarTokens:
+        """Encode clean exemplars to the tokens of the fusion, whose projections alone learn from them.
+
+        Args:
+            images: ``(exemplars, channels, height, width)`` in [-1, 1].
+            features: their `exemplar_features`, if they are known.
+        """
+        tokens = self.fusion.encode(self.exemplar_features(images) if features is None else features)
         return tokens if self.pixel_fusion is None else tokens._replace(pixels=images)
 
     def forward(
@@ -205,6 +208,7 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
         exemplars: Tensor | None = None,
         plan: FusionPlan | None = None,
         class_labels: Tensor | None = None,
+        features: Tensor | None = None,
         return_dict: bool = True,
     ) -> UNet2DOutput | tuple[Tensor]:
         """Predict the noise in `sample`, encoding the exemplars on the way: the form used in training.
@@ -217,6 +221,7 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
             exemplars: clean images in [-1, 1], ``(exemplars, channels, height, width)``.
             plan: which query attends to which exemplar; without it every query gets the null token.
             class_labels: int64 ``(batch,)`` label slots; only with `num_label_slots`.
+            features: `exemplar_features` of the exemplars, if they are known.
             return_dict: return a `UNet2DOutput` instead of a tuple.
         """
         if (exemplars is None) != (plan is None):
@@ -226,7 +231,7 @@ class SemiParametricUNet2DModel(ModelMixin, ConfigMixin):
         encoded = self.encode(sample, timestep, class_labels)
         context = None
         if exemplars is not None and plan is not None:
-            context = self.fusion.context(self.encode_exemplars(exemplars), plan)
+            context = self.fusion.context(self.encode_exemplars(exemplars, features), plan)
         prediction = self.decode(self.fuse(encoded, context))
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)
 

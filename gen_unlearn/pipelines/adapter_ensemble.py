@@ -15,10 +15,10 @@ from torch import Tensor
 
 from gen_unlearn.adapters.adapter_folder import AdapterFolder
 from gen_unlearn.adapters.answering import Answers, answers
-from gen_unlearn.adapters.encoding import block_codes, ensemble_recipe
+from gen_unlearn.adapters.encoding import block_codes
 from gen_unlearn.adapters.ensemble import AdapterEnsemble
 from gen_unlearn.adapters.family import WEIGHTS, AdapterState, Subtractable
-from gen_unlearn.adapters.recipe import EnsembleRecipe
+from gen_unlearn.adapters.recipe import EnsembleRecipe, ensemble_recipe
 from gen_unlearn.adapters.records import Records
 from gen_unlearn.adapters.release import HeldBack, ReleaseConfig, label_only
 from gen_unlearn.adapters.routing import route

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import (
@@ -18,41 +17,12 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from gen_unlearn.pipelines.sampling_config import Sampler
+
 Generators = torch.Generator | Sequence[torch.Generator] | None
 StepCallback = Callable[[DiffusionPipeline, int, int, dict[str, Tensor]], dict[str, Tensor]]
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 """Map noisy images ``(batch, channels, height, width)`` and a timestep ``()`` to the network's prediction."""
-
-Sampler = Literal["ddpm", "ddim", "dpm-solver++"]
-
-
-@dataclass(frozen=True)
-class NoiseConfig:
-    """The noise schedule of training; names and meanings are those of diffusers' `DDPMScheduler`.
-
-    Attributes:
-        num_train_timesteps: number of integer timesteps.
-        beta_schedule: ``"linear"``, ``"scaled_linear"`` or ``"squaredcos_cap_v2"``.
-        beta_start: first variance of the linear schedules.
-        beta_end: last variance of the linear schedules.
-        prediction_type: ``"epsilon"`` or ``"v_prediction"``.
-    """
-
-    num_train_timesteps: int = 1000
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2"
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-
-    def build(self) -> DDPMScheduler:
-        """Build the schedule."""
-        return DDPMScheduler(
-            num_train_timesteps=self.num_train_timesteps,
-            beta_schedule=self.beta_schedule,
-            beta_start=self.beta_start,
-            beta_end=self.beta_end,
-            prediction_type=self.prediction_type,
-        )
 
 
 def build_sampler(name: Sampler, training: DDPMScheduler) -> SchedulerMixin:

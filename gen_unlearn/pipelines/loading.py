@@ -12,10 +12,12 @@ from diffusers.utils import CONFIG_NAME
 
 from gen_unlearn.generator_ensemble_config import BackboneKind
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
-from gen_unlearn.pipelines.denoising import NoiseConfig, build_sampler
+from gen_unlearn.pipelines.denoising import build_sampler
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
+from gen_unlearn.pipelines.noise_config import NoiseConfig
 from gen_unlearn.pipelines.quiet_loading import quiet_loading
-from gen_unlearn.pipelines.sampling import GeneratorPipeline, SamplingConfig
+from gen_unlearn.pipelines.sampling import GeneratorPipeline
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.processes import process_state
 from gen_unlearn.repro import digest_state

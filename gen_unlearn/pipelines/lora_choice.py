@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from diffusers import ImagePipelineOutput
 
 from gen_unlearn.adapters.encoding import block_codes
+from gen_unlearn.adapters.lora_config import Composition
 from gen_unlearn.adapters.routing import route
 from gen_unlearn.adapters.serving import NO_ADAPTER, ServedAdapters
 from gen_unlearn.exemplar_keys import BLOCK
@@ -17,8 +18,6 @@ from gen_unlearn.models.backbone import AdapterBackbone
 from gen_unlearn.models.frozen_denoiser import FrozenDenoiser
 from gen_unlearn.pipelines.lora_composition import ChosenAdapters
 from gen_unlearn.repro import derive_seed
-
-Composition = Literal["route", "mean", "mixture"]
 
 
 @dataclass

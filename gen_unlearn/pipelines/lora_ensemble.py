@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, Scheduler
 from torch import Tensor
 
 from gen_unlearn.adapters.family import AdapterState
-from gen_unlearn.adapters.lora_config import LoraConfig
+from gen_unlearn.adapters.lora_config import Composition, LoraConfig
 from gen_unlearn.adapters.serving import ServedAdapters
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.models.backbone import AdapterBackbone
@@ -22,7 +22,7 @@ from gen_unlearn.models.frozen_denoiser import NULL_CLASS, FrozenDenoiser, Netwo
 from gen_unlearn.models.semiparametric_denoiser import freeze
 from gen_unlearn.models.text_conditioning import ClassPrompts
 from gen_unlearn.pipelines.denoising import Generators, NoisePredictor, StepCallback, denoise
-from gen_unlearn.pipelines.lora_choice import AdapterRequest, AdapterSamples, Composition, checked_labels
+from gen_unlearn.pipelines.lora_choice import AdapterRequest, AdapterSamples, checked_labels
 from gen_unlearn.pipelines.lora_composition import (
     AdaptedNetwork,
     ChosenAdapters,

@@ -21,7 +21,7 @@ from gen_unlearn.models.frozen_denoiser import FrozenDenoiser
 from gen_unlearn.pipelines.denoising import build_sampler
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
 from gen_unlearn.pipelines.quiet_loading import quiet_loading
-from gen_unlearn.pipelines.sampling import SamplingConfig
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 from gen_unlearn.processes import process_state
 from gen_unlearn.repro import ids_to_hex
 from gen_unlearn.run_paths import RunPaths

@@ -115,7 +115,7 @@ class DiffusionBatches(Dataset[DiffusionBatch]):
         return DiffusionBatch(images, noise[part], timesteps[part], dict(self.conditioning(rows, part, step)))
 
 
-def rows_of_step(count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+def rows_of_step(count: int, batch_size: int, step: int, seed: int, steps: int = 1) -> np.ndarray:
     """Return the rows of a step, int64 ``(batch_size,)``, from an endless row of shuffled passes.
 
     Args:
@@ -123,8 +123,9 @@ def rows_of_step(count: int, batch_size: int, step: int, seed: int) -> np.ndarra
         batch_size: rows of a step.
         step: which step.
         seed: seed of the run.
+        steps: how many steps; with more than one, their rows follow each other.
     """
-    first, last = step * batch_size, (step + 1) * batch_size
+    first, last = step * batch_size, (step + steps) * batch_size
     passes = range(first // count, (last - 1) // count + 1)
     shuffled = np.concatenate(
         [numpy_generator(seed, "order", number).permutation(count) for number in passes]
@@ -187,6 +188,9 @@ class ExemplarConditioning:
     nor with a byte-identical copy. The number of exemplars per class is drawn log-uniformly for each step;
     a class with fewer gives all it has. A dropped query sees the null token.
 
+    Exemplars may stay for several steps: then they are those of every class that these steps show, and have
+    the id of no image of any of them.
+
     Attributes:
         data: the training images.
         store: the exemplars to choose from.
@@ -198,6 +202,7 @@ class ExemplarConditioning:
         label_dropout: probability of the null label; only with `label_slots`.
         seed: seed of the run.
         reorientation: how often a class is turned in a step; see `Orientations`.
+        refresh_steps: steps for which exemplars stay.
     """
 
     data: IndexedImages
@@ -209,21 +214,27 @@ class ExemplarConditioning:
     label_dropout: float
     seed: int
     reorientation: float = 0.0
+    refresh_steps: int = 1
 
     def __call__(self, rows: np.ndarray, part: slice, step: int) -> dict[str, Any]:
         """Return ``exemplars`` and their ``plan`` for this process's part, and ``class_labels`` if used."""
-        draws = numpy_generator(self.seed, "exemplars", step)
-        count = round(math.exp(draws.uniform(math.log(self.smallest), math.log(self.largest))))
-        labels = self.data.labels[rows][part]
+        labels, first, shown = self.data.labels[rows][part], step, rows
+        groups = np.unique(labels)
+        if self.refresh_steps > 1:
+            first = step - step % self.refresh_steps
+            shown = rows_of_step(len(self.data), len(rows), first, self.seed, self.refresh_steps)
+            groups = np.unique(self.data.labels[shown])
+        count, _ = self._count(first)
+        _, draws = self._count(step)
         dropped = (draws.random(len(rows)) < self.dropout)[part]
-        groups, group_of_query = np.unique(labels, return_inverse=True)
-        excluded = id_keys(self.data.ids[rows])
-        chosen = [self._choose(int(label), count, excluded, step) for label in groups]
+        excluded = id_keys(self.data.ids[shown])
+        chosen = [self._choose(int(label), count, excluded, first) for label in groups]
         ends = np.cumsum([len(members) for members in chosen])
         positions = np.split(np.arange(ends[-1]), ends[:-1])
+        group_of_query = np.where(dropped, NULL_GROUP, np.searchsorted(groups, labels))
         arguments: dict[str, Any] = {
-            "exemplars": self._exemplars(groups, chosen, step),
-            "plan": plan_fusion(np.where(dropped, NULL_GROUP, group_of_query), positions),
+            "exemplars": self._exemplars(groups, chosen, first),
+            "plan": plan_fusion(group_of_query, positions),
         }
         if self.label_slots is not None:
             slot_of_class = draws.permutation(self.label_slots)
@@ -231,6 +242,11 @@ class ExemplarConditioning:
             slots = np.where(unlabelled, self.label_slots, slot_of_class[labels])
             arguments["class_labels"] = torch.from_numpy(slots)
         return arguments
+
+    def _count(self, step: int) -> tuple[int, np.random.Generator]:
+        """Return the number of exemplars per class that a step draws, and what draws the rest of the step."""
+        draws = numpy_generator(self.seed, "exemplars", step)
+        return round(math.exp(draws.uniform(math.log(self.smallest), math.log(self.largest)))), draws
 
     def _exemplars(self, labels: np.ndarray, chosen: list[np.ndarray], step: int) -> Tensor:
         """Return the chosen exemplars, one class after another, each in its orientation of this step."""

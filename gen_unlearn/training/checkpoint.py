@@ -7,7 +7,7 @@ import math
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from gen_unlearn.processes import from_main
 
 _PROGRESS = "progress.json"
+_KEPT = "kept.safetensors"
 
 
 class TrainingInterruptedError(Exception):
@@ -71,7 +72,12 @@ class CheckpointFolder:
     keep: int = 1
 
     def save(
-        self, accelerator: Accelerator, progress: Progress, ema: EMAModel | None = None, drew: bool = False
+        self,
+        accelerator: Accelerator,
+        progress: Progress,
+        ema: EMAModel | None = None,
+        drew: bool = False,
+        kept: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Write the resume point of a finished step, and drop those that are too many.
 
@@ -80,6 +86,7 @@ class CheckpointFolder:
             progress: how far training has come.
             ema: the averaged weights, where there are any.
             drew: whether the network drew random numbers by itself.
+            kept: further tensors that the coming steps need, the same in all processes.
 
         Raises:
             ValueError: the hosts of several processes do not share the folder.
@@ -105,6 +112,8 @@ class CheckpointFolder:
                 averaged = {str(index): weights for index, weights in enumerate(ema.shadow_params)}
                 save_file(averaged, unfinished / "ema.safetensors")
                 state["ema_step"] = ema.optimization_step
+            if kept:
+                save_file(dict(kept), unfinished / _KEPT)
             files = [file for file in unfinished.rglob("*") if file.is_file()]
             state["sizes"] = {str(file.relative_to(unfinished)): file.stat().st_size for file in files}
             (unfinished / _PROGRESS).write_text(json.dumps(asdict(progress) | state), encoding="utf-8")
@@ -115,8 +124,18 @@ class CheckpointFolder:
                 shutil.rmtree(outdated)
         accelerator.wait_for_everyone()
 
-    def resume(self, accelerator: Accelerator, ema: EMAModel | None = None) -> Progress:
+    def resume(
+        self,
+        accelerator: Accelerator,
+        ema: EMAModel | None = None,
+        kept: dict[str, Tensor] | None = None,
+    ) -> Progress:
         """Load the newest complete resume point into what was prepared; return how far it got.
+
+        Args:
+            accelerator: has what was prepared.
+            ema: the averaged weights, where there are any.
+            kept: is given the further tensors that were kept.
 
         Raises:
             ValueError: the resume point was written under another recipe, or by another number of processes
@@ -142,6 +161,8 @@ class CheckpointFolder:
             for index, weights in enumerate(ema.shadow_params):
                 weights.copy_(averaged[str(index)])
             ema.optimization_step = state["ema_step"]
+        if kept is not None and (newest / _KEPT).exists():
+            kept |= load_file(newest / _KEPT, device=str(accelerator.device))
         return Progress(state["step"], state["seconds"], state["loss"])
 
     def remove(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,24 +15,7 @@ from gen_unlearn.metrics.features import require_images
 from gen_unlearn.pixels import to_model_input
 from gen_unlearn.progress import progress_bar
 from gen_unlearn.repro import derive_seed, digest_bytes, digest_state, torch_generator
-
-
-@dataclass(frozen=True)
-class JudgeConfig:
-    """Hyper-parameters of the judge and of its training.
-
-    `width` is the number of channels of the first stage, a multiple of 8. `max_shift` is the largest random
-    shift per axis as a share of the side, rounded down to pixels: none at 8 pixels, 2 at 32. Images are
-    never flipped: a mirrored digit is another sign.
-    """
-
-    epochs: int = 40
-    batch_size: int = 64
-    learning_rate: float = 8e-3
-    weight_decay: float = 0.05
-    width: int = 32
-    feature_dim: int = 64
-    max_shift: float = 1 / 16
+from gen_unlearn.training.judge_config import JudgeConfig
 
 
 class JudgeClassifier(ModelMixin, ConfigMixin):

@@ -40,12 +40,14 @@ def let_sizes_vary(conditioning: Mapping[str, Any]) -> None:
     """Tell the compiler that every step has other numbers of exemplars, so that it compiles once for all.
 
     Args:
-        conditioning: arguments of the network; only ``exemplars`` and their ``plan`` vary in size.
+        conditioning: arguments of the network; only ``exemplars``, their ``features`` and their ``plan`` vary
+            in size.
     """
     if "plan" not in conditioning:
         return
     plan = conditioning["plan"]
-    torch._dynamo.maybe_mark_dynamic(conditioning["exemplars"], 0)
+    for of_exemplars in {"exemplars", "features"} & conditioning.keys():
+        torch._dynamo.maybe_mark_dynamic(conditioning[of_exemplars], 0)
     for grid in (plan.members, plan.present, plan.slots):
         torch._dynamo.maybe_mark_dynamic(grid, [0, 1])
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -16,93 +12,11 @@ from diffusers.training_utils import EMAModel
 from gen_unlearn.training.batches import DiffusionBatches
 from gen_unlearn.training.checkpoint import CheckpointFolder, Progress
 from gen_unlearn.training.compilation import compile_forward, let_sizes_vary
+from gen_unlearn.training.diffusion_config import TrainingConfig
+from gen_unlearn.training.exemplar_features import ExemplarFeatures
 from gen_unlearn.training.schedule import learning_rate
 from gen_unlearn.training.steps import batch_loader, counted_steps
 from gen_unlearn.training.support import require_supported
-
-_AT_LEAST_ONE = (
-    "images",
-    "batch_size",
-    "gradient_accumulation_steps",
-    "checkpoint_images",
-    "checkpoints_total_limit",
-)
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a denoiser is trained.
-
-    Attributes:
-        images: images shown in all, rounded up to whole steps.
-        batch_size: images of one step, over all processes and micro-batches.
-        learning_rate: peak of AdamW's learning rate.
-        warmup_images: images over which the learning rate rises linearly; it then falls to 0 by a cosine.
-        weight_decay: AdamW's decoupled weight decay.
-        max_grad_norm: the gradient is scaled down to this norm.
-        ema_max_decay: greatest decay of the averaged weights, which are what is kept.
-        ema_power: the decay after *k* steps is ``1 - (1 + k) ** -ema_power``, up to the greatest.
-        exemplars_per_class: least and greatest number of exemplars per class and step.
-        exemplar_dropout: probability that an image is denoised without exemplars.
-        label_dropout: probability of the null label, where labels are used.
-        horizontal_flip: mirror training images at random.
-        reorientation: probability that a class is shown in a step under one of the eight orientations of the
-            square, its exemplars with it. A turned class is a class of its own, so that the network learns to
-            follow exemplars of classes that it never saw; 0 turns nothing.
-        gradient_accumulation_steps: micro-batches of one step.
-        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, which needs a GPU.
-        compile: compile the network with `torch.compile`, which rounds differently.
-        checkpoint_images: images between two resume points.
-        checkpoints_total_limit: how many of the newest resume points are kept.
-        dataloader_workers: processes that decode images.
-        log_with: tracker, such as ``"tensorboard"`` or ``"wandb"``; `None` for none.
-    """
-
-    images: int = 120_000
-    batch_size: int = 120
-    learning_rate: float = 1e-3
-    warmup_images: int = 6_000
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    ema_max_decay: float = 0.9999
-    ema_power: float = 0.75
-    exemplars_per_class: tuple[int, int] = (8, 32)
-    exemplar_dropout: float = 0.1
-    label_dropout: float = 0.1
-    horizontal_flip: bool = False
-    reorientation: float = 0.0
-    gradient_accumulation_steps: int = 1
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    compile: bool = False
-    checkpoint_images: int = 60_000
-    checkpoints_total_limit: int = 1
-    dataloader_workers: int = 0
-    log_with: str | None = None
-
-    def __post_init__(self) -> None:
-        smallest, largest = self.exemplars_per_class
-        if not 1 <= smallest <= largest:
-            raise ValueError(
-                f"exemplars_per_class must be [least, greatest] from 1 up, got {[smallest, largest]}"
-            )
-        for name in _AT_LEAST_ONE:
-            if self.__dict__[name] < 1:
-                raise ValueError(f"{name} must be at least 1, got {self.__dict__[name]}")
-        if not 0 <= self.reorientation <= 1:
-            raise ValueError(f"reorientation must be in [0, 1], got {self.reorientation}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-        for name in ("warmup_images", "weight_decay", "max_grad_norm", "dataloader_workers"):
-            if self.__dict__[name] < 0:
-                raise ValueError(f"{name} must be at least 0, got {self.__dict__[name]}")
-        for name in ("exemplar_dropout", "label_dropout"):
-            if not 0 <= self.__dict__[name] < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {self.__dict__[name]}")
-
-    @property
-    def steps(self) -> int:
-        """Number of optimiser steps."""
-        return math.ceil(self.images / self.batch_size)
 
 
 def train_diffusion(
@@ -151,12 +65,14 @@ def train_diffusion(
     )
     ema.to(accelerator.device)
     wrapped.train()
+    features = ExemplarFeatures(model, accelerator, config.exemplar_refresh_steps)
     step_loss = torch.zeros((), device=accelerator.device)
 
-    with counted_steps(config, accelerator, description, checkpoints, ema) as steps:
+    with counted_steps(config, accelerator, description, checkpoints, ema, features.kept) as steps:
         positions = range(steps.done.step * batches.accumulation, len(batches))
         for host_batch in batch_loader(batches, positions, config.dataloader_workers):
             batch = host_batch.to(accelerator.device)
+            features.add_to(batch.conditioning, steps.done.step)
             if config.compile:
                 let_sizes_vary(batch.conditioning)
             noisy = noise_scheduler.add_noise(batch.images, batch.noise, batch.timesteps)

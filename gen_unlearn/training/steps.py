@@ -55,6 +55,7 @@ class TrainingSteps:
         accelerator: has the state of what was prepared, and the trackers.
         checkpoints: where resume points go; `None` for none.
         ema: the averaged weights, where there are any.
+        kept: further tensors that the coming steps need.
         stop: whether this process was asked to stop.
         bar: what people see.
         done: finished steps and their seconds; the loss is that of the newest resume point.
@@ -65,6 +66,7 @@ class TrainingSteps:
     accelerator: Accelerator
     checkpoints: CheckpointFolder | None
     ema: EMAModel | None
+    kept: dict[str, Tensor]
     stop: StopRequest
     bar: tqdm
     done: Progress
@@ -112,7 +114,7 @@ class TrainingSteps:
         if self.checkpoints is not None and (stop or self._resume_point_due()):
             self.done = self.agreed_progress()
             drew = not all(map(torch.equal, _random_state(self.accelerator.device), self.random_state))
-            self.checkpoints.save(self.accelerator, self.done, self.ema, drew)
+            self.checkpoints.save(self.accelerator, self.done, self.ema, drew, self.kept)
         if stop:
             raise TrainingInterruptedError(self.images, self.config.steps * self.config.batch_size)
 
@@ -161,6 +163,7 @@ def counted_steps(
     description: str,
     checkpoints: CheckpointFolder | None,
     ema: EMAModel | None = None,
+    kept: dict[str, Tensor] | None = None,
 ) -> Iterator[TrainingSteps]:
     """Load the newest resume point, if there is one, and open the account of the steps that follow it.
 
@@ -172,12 +175,14 @@ def counted_steps(
         description: shown before the progress bar.
         checkpoints: where resume points are and go; `None` for none.
         ema: the averaged weights, where there are any.
+        kept: further tensors that the coming steps need; loaded in place.
     """
+    kept = {} if kept is None else kept
     first = _random_state(accelerator.device)
-    done = Progress() if checkpoints is None else checkpoints.resume(accelerator, ema)
+    done = Progress() if checkpoints is None else checkpoints.resume(accelerator, ema, kept)
     bar = progress_bar(config.steps * config.batch_size, description, initial=done.step * config.batch_size)
     with interrupts_deferred() as stop, bar:
-        yield TrainingSteps(config, accelerator, checkpoints, ema, stop, bar, done, first)
+        yield TrainingSteps(config, accelerator, checkpoints, ema, kept, stop, bar, done, first)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, ...]:

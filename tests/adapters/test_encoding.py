@@ -9,14 +9,9 @@ import pytest
 import torch
 from command_line import CONFIGS
 
-from gen_unlearn.adapters.encoding import (
-    block_codes,
-    encode_records,
-    ensemble_recipe,
-    images_cut_off,
-    set_public_statistics,
-)
+from gen_unlearn.adapters.encoding import block_codes, encode_records, images_cut_off, set_public_statistics
 from gen_unlearn.adapters.families import AdaptersConfig
+from gen_unlearn.adapters.recipe import ensemble_recipe
 from gen_unlearn.adapters.records import LARGEST_CODE, STEPS, Records
 from gen_unlearn.adapters.ridge import RidgeHeads
 from gen_unlearn.adapters.routing import route
@@ -24,7 +19,8 @@ from gen_unlearn.classifier_config import ClassifierRunConfig
 from gen_unlearn.config import load_recipe
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.models.backbone import AdapterBackbone
-from gen_unlearn.models.encoders import EncoderConfig, encoder_architecture
+from gen_unlearn.models.encoder_config import EncoderConfig
+from gen_unlearn.models.encoders import encoder_architecture
 from gen_unlearn.repro import digest_state, id_keys, image_ids
 from gen_unlearn.shards import Rows
 

@@ -10,7 +10,7 @@ import torch
 from small_ensembles import digits, digits_recipe, random_jobs
 from torch.nn import functional
 
-from gen_unlearn.adapters import sgd, stacks
+from gen_unlearn.adapters import sgd_training, stacks
 from gen_unlearn.adapters.ensemble import AdapterEnsemble
 from gen_unlearn.adapters.family import FitJob, HeadShape, digest_adapter
 from gen_unlearn.adapters.records import Records
@@ -105,8 +105,8 @@ def test_the_others_come_in_the_same_order_without_a_record() -> None:
 def by_autograd(heads: SgdHeads, job: FitJob, shape: HeadShape, seed: int) -> dict[str, torch.Tensor]:
     """Train like `SgdHeads.fit`, with torch's layers, losses and optimisers, and nothing padded."""
     weights = {}
-    for name, (rows, columns) in sgd._sides(heads, shape).items():
-        first = sgd._first_weights(heads, [job], name, (rows, columns), seed)[0, :rows, :columns]
+    for name, (rows, columns) in sgd_training._sides(heads, shape).items():
+        first = sgd_training._first_weights(heads, [job], name, (rows, columns), seed)[0, :rows, :columns]
         weights[name] = first.double().requires_grad_()
     if heads.optimizer == "sgd":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(

@@ -13,8 +13,9 @@ from gen_unlearn.benchmark.splits import Splits
 from gen_unlearn.judging.evidence import Measurer, Recogniser
 from gen_unlearn.metrics.extractors.random_conv import RandomConvFeatures
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
-from gen_unlearn.pipelines.denoising import NoiseConfig, build_sampler
-from gen_unlearn.pipelines.sampling import SamplingConfig
+from gen_unlearn.pipelines.denoising import build_sampler
+from gen_unlearn.pipelines.noise_config import NoiseConfig
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 from gen_unlearn.samples import SampleSet
 from gen_unlearn.training.classifier import JudgeClassifier
 

@@ -20,8 +20,8 @@ from gen_unlearn.benchmark.networks import NetworkConfig
 from gen_unlearn.data import IndexedImages, load_digits_images
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.methods.sisa import SisaConfig
-from gen_unlearn.models.encoders import EncoderConfig
-from gen_unlearn.training.classification import ClassifierTrainingConfig
+from gen_unlearn.models.encoder_config import EncoderConfig
+from gen_unlearn.training.classification_config import ClassifierTrainingConfig
 
 ENCODER = EncoderConfig(width=8, depth=0)
 TRAINING = ClassifierTrainingConfig(images=3200, batch_size=32, warmup_images=200, learning_rate=2e-2)

@@ -21,10 +21,12 @@ from gen_unlearn.benchmark.generation.observation import (
 )
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.models.backbone import AdapterBackbone
-from gen_unlearn.models.encoders import EncoderConfig, encoder_architecture
+from gen_unlearn.models.encoder_config import EncoderConfig
+from gen_unlearn.models.encoders import encoder_architecture
 from gen_unlearn.models.unet import SemiParametricUNet2DModel
-from gen_unlearn.pipelines.denoising import NoiseConfig, build_sampler
+from gen_unlearn.pipelines.denoising import build_sampler
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
+from gen_unlearn.pipelines.noise_config import NoiseConfig
 from gen_unlearn.pipelines.sampling import GeneratorPipeline
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 

@@ -45,9 +45,11 @@ def test_the_shipped_recipes_compare_every_method(name: str) -> None:
 
 def test_what_is_planned_is_counted() -> None:
     assert plan_any(tiny_generation()) == {"models": 2 + 3 * 2 + 3, "trials": 0, "rows": 3 * (3 + 2) + 1}
+    three = plan_any(tiny_generation(seeds=3))
+    assert three == {"models": 2 * 3 + 3 * 3 + 2 * 3, "trials": 0, "rows": 3 * (3 * (3 + 2) + 1)}
     searched = tiny_generation(search={"trials": 2, "pilot_seeds": 1}, seeds=2)
     assert plan_any(searched) == {
-        "models": 2 * 3 + 3 * (2 * 2 + 1) + 3 * 2,
+        "models": 2 * (2 + 1) + 3 * (3 + 1) + (2 + 3),
         "trials": 2 * 2 * 3,
         "rows": 2 * (3 * (3 + 2) + 1),
     }

@@ -17,7 +17,7 @@ from gen_unlearn.benchmark.generation.pilots import LossLevels, search_settings
 from gen_unlearn.benchmark.generation.prepared import prepare_generators
 from gen_unlearn.benchmark.generation.runner import planned_generation, run_generation_benchmark
 from gen_unlearn.benchmark.results import failures
-from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED, BenchmarkSummary
+from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED, SECOND_RETRAINED, BenchmarkSummary
 from gen_unlearn.indexed_images import unique_ids
 from gen_unlearn.repro import digest_state
 
@@ -46,7 +46,11 @@ def test_a_row_for_each_model(done: tuple[Path, BenchmarkSummary]) -> None:
         assert row["cost"]["passes"] == 100.0 or "retrained" not in row["name"]
         if row["name"] in ("retrained", "SPM, retrained"):
             assert row["metrics"]["fd.retrained"] == 0
-    assert (out / "report.html").read_text().count("data:image/png") == len(rows)
+    second = [row for row in rows if row["name"].endswith("second retrained")]
+    assert (out / "report.html").read_text().count("data:image/png") == len(rows) - len(second)
+    for row in second:
+        assert row["metrics"]["fd.retrained"] > 0
+        assert row["cost"]["passes"] == 100
 
 
 def test_a_finished_benchmark_is_found_again(done: tuple[Path, BenchmarkSummary]) -> None:
@@ -82,6 +86,29 @@ def test_memorised_images_are_trained_on_again_and_again_and_forgotten_together(
     assert len(unique_ids(original.ids)) == len(unique_ids(retrained.ids)) + 3
     data = case.unlearn_data()
     assert (len(data.forget), len(data.retain)) == (60, len(retrained))
+
+
+def test_the_second_retrained_model_is_that_of_the_next_seed(tmp_path: Path) -> None:
+    recipe = tiny_generation(forget_sets=ONE_SET, methods=[], designs=[], seeds=3)
+    summary = run_generation_benchmark(recipe, tmp_path)
+    assert "next one" in summary.notes[0]
+    found = {(row["name"], row["seeds"]["train"]): row for row in rows_of(tmp_path)}
+    for seed, following in ((0, 1), (1, 2), (2, 0)):
+        second, retrained = found[SECOND_RETRAINED, seed], found[RETRAINED, following]
+        assert second["digests"]["model"] == retrained["digests"]["model"]
+        assert second["digests"]["retrained"] == found[RETRAINED, seed]["digests"]["model"]
+        assert second["metrics"]["fd.retrained"] > 0
+        attacks = [row["metrics"]["mia.lira.auc"] for row in (second, retrained)]
+        assert attacks[0] == attacks[1], "beside the same others: never itself"
+
+
+@pytest.mark.parametrize(("seeds", "ring"), [(1, (0, 1)), (2, (0, 1, 2)), (3, (0, 1, 2)), (4, (0, 1, 2, 3))])
+def test_no_pair_of_retrained_models_is_compared_twice(seeds: int, ring: tuple[int, ...]) -> None:
+    (one,) = prepare_generators(tiny_generation(forget_sets=ONE_SET, designs=[], seeds=seeds))
+    assert one.pools[RETRAINED].seeds == ring
+    pairs = [{seed, one.next_seed(seed)} for seed in one.pools[ORIGINAL].seeds]
+    assert all(len(pair) == 2 for pair in pairs)
+    assert len({tuple(sorted(pair)) for pair in pairs}) == seeds
 
 
 def test_images_of_the_public_core_are_not_forgotten() -> None:

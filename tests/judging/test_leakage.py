@@ -28,12 +28,14 @@ from gen_unlearn.judging.attacks import (
 )
 from gen_unlearn.judging.evidence import Deletion, Evidence, of_classes
 from gen_unlearn.judging.leakage import Leakage, measure_leakage
-from gen_unlearn.metrics.denoiser_attacks import AttackConfig, attack_scores
+from gen_unlearn.metrics.attack_config import AttackConfig
+from gen_unlearn.metrics.denoiser_attacks import attack_scores
 from gen_unlearn.metrics.likelihood_ratio import likelihood_ratio_score
 from gen_unlearn.metrics.protocol import MembershipConfig
 from gen_unlearn.metrics.scorecard import Scorecard
 from gen_unlearn.models.unet import SemiParametricUNet2DModel
-from gen_unlearn.pipelines.denoising import NoiseConfig, build_sampler
+from gen_unlearn.pipelines.denoising import build_sampler
+from gen_unlearn.pipelines.noise_config import NoiseConfig
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.runs import RunFolder
 

@@ -19,7 +19,8 @@ from gen_unlearn.metrics.protocol import ComparisonConfig
 from gen_unlearn.metrics.scorecard import Measure, Scorecard
 from gen_unlearn.runs import RunFolder
 from gen_unlearn.samples import SampleSet
-from gen_unlearn.training.classifier import JudgeConfig, JudgeFeatures, train_judge
+from gen_unlearn.training.classifier import JudgeFeatures, train_judge
+from gen_unlearn.training.judge_config import JudgeConfig
 
 RETAINED = (0, 1, 2, 4, 5, 6, 7, 8, 9)
 NAMES = ("fd_to_oracle_before", "retrain_gap_before", "fd_to_oracle", "retrain_gap")

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from gen_unlearn import digest_tree, shards
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.repro import ids_to_hex
+from gen_unlearn.shards import digest_of_rows
 
 SaveBytes = Callable[[ExemplarStore], dict[str, bytes]]
 
@@ -204,3 +206,58 @@ def test_deleting_from_a_pipeline_promises_the_exemplars_only(
     bare = SemiParametricDDPMPipeline(tiny_pipeline.unet, tiny_pipeline.scheduler)
     with pytest.raises(ValueError, match="holds no exemplars"):
         bare.delete(forget(few_images, 1))
+
+
+def in_shards_of_two(monkeypatch: pytest.MonkeyPatch, data: IndexedImages) -> None:
+    """Put at most two images in a shard, and shards with prefixes of more than two bits in groups."""
+    size = int(np.prod(data.image_shape)) + 8 + 16
+    monkeypatch.setattr(shards, "_TARGET_BYTES", 2 * size)
+    for module in (shards, digest_tree):
+        monkeypatch.setattr(module, "GROUP_BITS", 2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_digest_follows_every_sequence_of_changes(
+    few_images: IndexedImages, saved: SaveBytes, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Changes of one image or of many, with looks at the rows between them or without."""
+    in_shards_of_two(monkeypatch, few_images)
+    twice = replace(few_images, labels=(few_images.labels + 1) % 3)
+    store, random = ExemplarStore.from_images(few_images), np.random.default_rng(seed)
+    for _ in range(25):
+        count = int(random.choice([1, 2, 5, 20]))
+        if len(store) and random.random() < 0.6:
+            store.delete(ForgetSet(random.permutation(store.ids)[:count], "test"))
+        else:
+            chosen = random.permutation(30)[:count]
+            store.add((few_images if random.random() < 0.7 else twice).select(chosen))
+        digest, held = store.digest, store.holds(few_images.ids)
+        if random.random() < 0.5:
+            store.verify()
+            assert np.array_equal(held, np.isin(ids_to_hex(few_images.ids), ids_to_hex(store.ids)))
+            assert len(store) == len(store.ids) == len(store.images) == len(store.labels)
+        assert digest == store.digest
+    assert digest == digest_of_rows(store.rows, store.image_shape, store.class_names)
+    assert any(name.endswith(".sums") for name in saved(ExemplarStore.from_images(few_images)))
+
+
+def test_several_deletions_in_a_row_leave_nothing_in_the_gaps(few_images: IndexedImages) -> None:
+    store = ExemplarStore.from_images(few_images)
+    pixels, ids = store.images, store.ids
+    rows = np.argsort(ids_to_hex(few_images.ids))
+    for gone in ([0], [1, 2], [3], [29], [10, 12], [11]):
+        store.delete(forget(few_images, *rows[gone].tolist()))
+        assert len(store) + np.count_nonzero(~pixels.any(axis=(1, 2, 3))) == 30
+        assert not np.isin(ids_to_hex(few_images.ids[rows[gone]]), ids_to_hex(ids)).any()
+        assert not store.holds(few_images.ids[rows[gone]]).any()
+        assert not store.holds(np.zeros((1, 16), dtype=np.uint8)).any()
+    kept = np.delete(rows, [0, 1, 2, 3, 10, 11, 12, 29])
+    assert state(store) == state(ExemplarStore.from_images(few_images.select(kept)))
+
+
+def test_a_label_that_was_changed_by_hand_is_noticed(tiny_store: ExemplarStore) -> None:
+    digest = tiny_store.digest
+    tiny_store.labels[0] = (tiny_store.labels[0] + 1) % 3
+    assert tiny_store.digest == digest
+    with pytest.raises(ValueError, match="changed by other means"):
+        tiny_store.verify()

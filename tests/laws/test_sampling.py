@@ -16,8 +16,10 @@ from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.models.fusion import plan_fusion
 from gen_unlearn.models.unet import SemiParametricUNet2DModel
-from gen_unlearn.pipelines.denoising import NoiseConfig, Sampler, build_sampler, denoise
+from gen_unlearn.pipelines.denoising import build_sampler, denoise
+from gen_unlearn.pipelines.noise_config import NoiseConfig
 from gen_unlearn.pipelines.output import convert_samples
+from gen_unlearn.pipelines.sampling_config import Sampler
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.pixels import to_model_input
 

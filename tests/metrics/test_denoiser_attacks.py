@@ -9,8 +9,8 @@ from torch import Tensor
 
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.forget import ForgetSet
+from gen_unlearn.metrics.attack_config import AttackConfig
 from gen_unlearn.metrics.denoiser_attacks import (
-    AttackConfig,
     Denoiser,
     attack_scores,
     epsilon_denoiser,
@@ -22,7 +22,8 @@ from gen_unlearn.metrics.denoiser_attacks import (
 from gen_unlearn.metrics.likelihood_ratio import likelihood_ratio_score
 from gen_unlearn.metrics.membership import membership_result
 from gen_unlearn.pipelines.class_conditional import ClassConditionalDDPMPipeline
-from gen_unlearn.pipelines.denoising import NoiseConfig, build_sampler
+from gen_unlearn.pipelines.denoising import build_sampler
+from gen_unlearn.pipelines.noise_config import NoiseConfig
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.pixels import to_model_input
 from gen_unlearn.repro import torch_generator

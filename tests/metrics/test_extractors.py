@@ -1,6 +1,7 @@
 import hashlib
 import json
 import socket
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,11 @@ from torch import nn
 
 from gen_unlearn.metrics.extractors.choice import EXTRACTORS, load_extractor
 from gen_unlearn.metrics.extractors.digits import digits_features
-from gen_unlearn.metrics.extractors.inception import clean_fid_features, torchmetrics_features
+from gen_unlearn.metrics.extractors.inception import (
+    CleanFidPreprocessing,
+    clean_fid_features,
+    torchmetrics_features,
+)
 from gen_unlearn.metrics.extractors.module import ModuleFeatures
 from gen_unlearn.metrics.extractors.preprocessing import (
     IMAGENET_224,
@@ -26,7 +31,7 @@ from gen_unlearn.metrics.extractors.torchscript import sscd_features, torchscrip
 from gen_unlearn.metrics.extractors.vision_model import dinov2_features, vision_model_features
 from gen_unlearn.metrics.features import FeatureExtractor, MeasurementProtocol, extract_features
 from gen_unlearn.metrics.weights import INCEPTION_PYTORCH, INCEPTION_TORCHSCRIPT, SSCD_DISC_MIXUP, file_sha256
-from gen_unlearn.training.classifier import JudgeConfig
+from gen_unlearn.training.judge_config import JudgeConfig
 
 CPU = torch.device("cpu")
 UNCHANGED = Preprocessing(None, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -174,9 +179,20 @@ def test_torchmetrics_inception_is_that_of_its_metric(pytorch_inception: Path, f
     np.testing.assert_allclose(metric.real_features_sum.numpy(), features.sum(axis=0), rtol=1e-5, atol=1e-4)
 
 
-def test_clean_fid_leaves_warnings_alone(pytorch_inception: Path) -> None:
-    import warnings
+@pytest.mark.parametrize("mode", ["clean", "legacy_tensorflow", "legacy_pytorch"])
+@pytest.mark.parametrize("shape", [(32, 40, 3), (299, 299, 3), (400, 310, 3)])
+def test_inputs_are_clean_fids_bit_by_bit(mode: Any, shape: tuple[int, int, int]) -> None:
+    from cleanfid.resize import build_resizer
 
+    image = noise(1, *shape)[0]
+    with warnings.catch_warnings():  # clean-fid silences every warning of the process
+        expected = torch.from_numpy(build_resizer(mode)(image).astype(np.float32)).permute(2, 0, 1)
+    if mode == "legacy_pytorch":
+        expected = 2 * (expected / 255) - 1
+    assert torch.equal(CleanFidPreprocessing(mode)(image), expected)
+
+
+def test_clean_fid_leaves_warnings_alone(pytorch_inception: Path) -> None:
     before = list(warnings.filters)
     file = replace(INCEPTION_PYTORCH, sha256=file_sha256(pytorch_inception))
     clean_fid_features("legacy_pytorch", pytorch_inception, file=file)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from gen_unlearn.adapters.records import quantise
 from gen_unlearn.models.backbone import AdapterBackbone
-from gen_unlearn.models.encoders import EncoderConfig, encoder_architecture
+from gen_unlearn.models.encoder_config import EncoderConfig
+from gen_unlearn.models.encoders import encoder_architecture
 from gen_unlearn.repro import digest_state
 
 EXTREMES = torch.tensor([-32767, 32767, -1, 0, 12345, -256], dtype=torch.int16)

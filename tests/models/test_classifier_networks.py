@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from gen_unlearn.models.classifier import (
-    ClassifierConfig,
     ClassifierNetwork,
     ParametricClassifier,
     SemiParametricClassifier,
     build_classifier,
 )
-from gen_unlearn.models.encoders import EncoderConfig
+from gen_unlearn.models.classifier_config import ClassifierConfig
+from gen_unlearn.models.encoder_config import EncoderConfig
 
 SHAPE = (8, 8, 1)
 VOTING = ClassifierConfig(encoder=EncoderConfig(width=4, depth=0), key_dim=6, experts=2)

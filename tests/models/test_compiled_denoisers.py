@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gen_unlearn.models.fusion import NULL_GROUP, FusionContext, plan_fusion
 from gen_unlearn.models.unet import SemiParametricUNet2DModel
-from gen_unlearn.pipelines.denoising import NoiseConfig
+from gen_unlearn.pipelines.noise_config import NoiseConfig
 from gen_unlearn.training.compilation import let_sizes_vary
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a .functools.lru_cache:UserWarning")

@@ -15,12 +15,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from gen_unlearn.metrics.extractors.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from gen_unlearn.models.encoders import (
-    EncoderConfig,
-    build_encoder,
-    encoder_architecture,
-    load_encoder_weights,
-)
+from gen_unlearn.models.encoder_config import EncoderConfig
+from gen_unlearn.models.encoders import build_encoder, encoder_architecture, load_encoder_weights
 from gen_unlearn.models.resnet import Encoder
 
 DIGIT, COLOUR = (1, 8, 8), (3, 32, 32)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gen_unlearn.models.fusion import NULL_GROUP, ExemplarTokens, FusionBlock, FusionContext, plan_fusion
 from gen_unlearn.models.pixel_fusion import PATCH_SIDES, PixelFusion
-from gen_unlearn.pipelines.denoising import NoiseConfig
+from gen_unlearn.pipelines.noise_config import NoiseConfig
 
 WIDTH = 0.3
 GROUPS, MEMBERS = (

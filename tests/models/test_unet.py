@@ -14,7 +14,7 @@ from gen_unlearn.bank import ExemplarBank
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.models.fusion import NULL_GROUP, FusionContext, FusionPlan, plan_fusion
 from gen_unlearn.models.unet import EncodedSample, SemiParametricUNet2DModel
-from gen_unlearn.pipelines.denoising import NoiseConfig
+from gen_unlearn.pipelines.noise_config import NoiseConfig
 from gen_unlearn.pixels import to_model_input
 from gen_unlearn.repro import digest_state
 

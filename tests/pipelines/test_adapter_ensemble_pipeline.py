@@ -21,7 +21,8 @@ from gen_unlearn.adapters.sgd import SgdHeads
 from gen_unlearn.data import Split
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.models.backbone import AdapterBackbone
-from gen_unlearn.models.encoders import EncoderConfig, encoder_architecture
+from gen_unlearn.models.encoder_config import EncoderConfig
+from gen_unlearn.models.encoders import encoder_architecture
 from gen_unlearn.pipelines.adapter_ensemble import AdapterEnsemblePipeline, ServedFiles, as_probabilities
 from gen_unlearn.pipelines.prediction import PredictionConfig
 from gen_unlearn.pixels import to_model_input

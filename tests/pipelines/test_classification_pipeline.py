@@ -17,13 +17,9 @@ from gen_unlearn.data import IndexedImages, Split
 from gen_unlearn.exemplar_keys import encode_exemplars, save_exemplars
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.key_bank import decode_keys
-from gen_unlearn.models.classifier import (
-    ClassifierConfig,
-    ParametricClassifier,
-    SemiParametricClassifier,
-    build_classifier,
-)
-from gen_unlearn.models.encoders import EncoderConfig
+from gen_unlearn.models.classifier import ParametricClassifier, SemiParametricClassifier, build_classifier
+from gen_unlearn.models.classifier_config import ClassifierConfig
+from gen_unlearn.models.encoder_config import EncoderConfig
 from gen_unlearn.pipelines.classification import (
     ParametricPipeline,
     PredictionConfig,

@@ -23,14 +23,16 @@ from gen_unlearn.adapters.serving import NO_ADAPTER, ServedAdapters
 from gen_unlearn.data import Split
 from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.models.backbone import AdapterBackbone
-from gen_unlearn.models.encoders import EncoderConfig, encoder_architecture
+from gen_unlearn.models.encoder_config import EncoderConfig
+from gen_unlearn.models.encoders import encoder_architecture
 from gen_unlearn.models.stacked_lora import DOWN, UP, Factors
-from gen_unlearn.pipelines.denoising import Sampler, build_sampler
+from gen_unlearn.pipelines.denoising import build_sampler
 from gen_unlearn.pipelines.loading import served_classes
 from gen_unlearn.pipelines.lora_composition import merged
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
 from gen_unlearn.pipelines.lora_mixture import KeyAffinity, predicted_clean
-from gen_unlearn.pipelines.sampling import SamplingConfig, sample_images
+from gen_unlearn.pipelines.sampling import sample_images
+from gen_unlearn.pipelines.sampling_config import Sampler, SamplingConfig
 from gen_unlearn.samples import SamplePlan
 
 LORA = LoraConfig(rank=2, alpha=4.0, targets=TARGETS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +146,54 @@ def test_every_pass_shows_every_image_once(squares: IndexedImages) -> None:
     passes = [shown[start : start + len(data)] for start in range(0, len(shown), len(data))]
     assert all(sorted(one) == sorted(data.images[:, 0, 0, 0].tolist()) for one in passes)
     assert passes[0] != passes[1]
+
+
+def staying(data: IndexedImages, steps: int = 3, **options: Any) -> DiffusionBatches:
+    """Batches whose exemplars stay for some steps."""
+    batches = with_exemplars(data, **options)
+    assert isinstance(batches.conditioning, ExemplarConditioning)
+    return replace(batches, conditioning=replace(batches.conditioning, refresh_steps=steps))
+
+
+def test_exemplars_stay_and_no_query_of_these_steps_meets_itself(squares: IndexedImages) -> None:
+    batches = staying(squares, dropout=0.3, label_slots=2, label_dropout=0.3)
+    own = with_exemplars(squares, dropout=0.3, label_slots=2, label_dropout=0.3)
+    label_of_value = dict(zip(squares.images[:, 0, 0, 0].tolist(), squares.labels.tolist(), strict=True))
+    for first in range(0, STEPS - 3, 3):
+        together = [batches[step] for step in range(first, first + 3)]
+        exemplars = together[0].conditioning["exemplars"]
+        assert {label_of_value[value] for value in grey_values(exemplars)} == {0, 1}
+        for step, batch in enumerate(together, first):
+            assert torch.equal(batch.conditioning["exemplars"], exemplars)
+            assert not set(grey_values(batch.images)) & set(grey_values(exemplars))
+            assert torch.equal(batch.conditioning["class_labels"], own[step].conditioning["class_labels"])
+            queries = zip(
+                grey_values(batch.images),
+                exemplars_of_queries(batch),
+                exemplars_of_queries(own[step]),
+                strict=True,
+            )
+            for query, seen, seen_if_drawn_anew in queries:
+                assert (seen is None) == (seen_if_drawn_anew is None), "as many are dropped"
+                assert {label_of_value[value] for value in seen or ()} <= {label_of_value[query]}
+    assert not torch.equal(exemplars, batches[first + 3].conditioning["exemplars"])
+
+
+def test_exemplars_that_stay_for_one_step_are_those_of_the_step(squares: IndexedImages) -> None:
+    one, other = staying(squares, steps=1, label_slots=2), with_exemplars(squares, label_slots=2)
+    assert all(map(torch.equal, tensors(one[5]), tensors(other[5])))
+
+
+def test_all_parts_of_a_step_are_given_the_exemplars_that_stay(squares: IndexedImages) -> None:
+    whole = staying(squares, dropout=0.3)
+    parts = [
+        replace(whole, accumulation=2, process_index=process, num_processes=2)[4 * 2 + micro]
+        for micro in range(2)
+        for process in range(2)
+    ]
+    for part in parts:
+        assert torch.equal(part.conditioning["exemplars"], whole[3].conditioning["exemplars"])
+    assert [one for part in parts for one in exemplars_of_queries(part)] == exemplars_of_queries(whole[4])
 
 
 def test_small_classes_give_what_they_have_and_a_lone_image_sees_the_null_token() -> None:

@@ -23,21 +23,13 @@ from gen_unlearn.commands.fit import fit_classifier
 from gen_unlearn.commands.train import train
 from gen_unlearn.config import load_recipe
 from gen_unlearn.data import IndexedImages, Split
-from gen_unlearn.models.classifier import (
-    ClassifierConfig,
-    ParametricClassifier,
-    SemiParametricClassifier,
-    build_classifier,
-)
-from gen_unlearn.models.encoders import EncoderConfig
+from gen_unlearn.models.classifier import ParametricClassifier, SemiParametricClassifier, build_classifier
+from gen_unlearn.models.classifier_config import ClassifierConfig
+from gen_unlearn.models.encoder_config import EncoderConfig
 from gen_unlearn.models.voting import class_mean_vote, exemplar_vote
 from gen_unlearn.repro import derive_seed
 from gen_unlearn.training.checkpoint import CheckpointFolder, TrainingInterruptedError
-from gen_unlearn.training.classification import (
-    ClassificationLoss,
-    ClassifierTrainingConfig,
-    build_optimizer,
-)
+from gen_unlearn.training.classification import ClassificationLoss, build_optimizer
 from gen_unlearn.training.classification_batches import (
     Augmentation,
     BatchMates,
@@ -45,6 +37,7 @@ from gen_unlearn.training.classification_batches import (
     ClassificationBatches,
     SupportSampling,
 )
+from gen_unlearn.training.classification_config import ClassifierTrainingConfig
 
 RECIPE = Path(__file__).parents[2] / "configs" / "digits_spm_classifier.yaml"
 TINY = (

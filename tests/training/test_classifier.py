@@ -10,13 +10,13 @@ from sklearn.model_selection import train_test_split
 from gen_unlearn.metrics.features import extract_features
 from gen_unlearn.training.classifier import (
     JudgeClassifier,
-    JudgeConfig,
     JudgeFeatures,
     _shift,
     predict,
     predict_probabilities,
     train_judge,
 )
+from gen_unlearn.training.judge_config import JudgeConfig
 
 SMALL = JudgeConfig(epochs=2, width=8)
 

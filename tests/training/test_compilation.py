@@ -76,8 +76,9 @@ def assert_compiling_changes_rounding_alone(base: str, *overrides: str) -> None:
         (PLAIN, ()),
         (SPM, ("training.gradient_accumulation_steps=2", *ADDITIVE)),
         (SPM, ("training.mixed_precision=bf16",)),
+        (SPM, ("training.exemplar_refresh_steps=2",)),
     ],
-    ids=["plain", "everything", "bf16"],
+    ids=["plain", "everything", "bf16", "exemplars stay"],
 )
 def test_compiled_training_learns_the_same(
     base: str, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

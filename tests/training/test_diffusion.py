@@ -28,7 +28,7 @@ from gen_unlearn.pipelines.sampling import sample_images
 from gen_unlearn.repro import derive_seed
 from gen_unlearn.training.batches import DiffusionBatch, DiffusionBatches
 from gen_unlearn.training.checkpoint import CheckpointFolder, TrainingInterruptedError
-from gen_unlearn.training.diffusion import TrainingConfig
+from gen_unlearn.training.diffusion_config import TrainingConfig
 from gen_unlearn.training.schedule import learning_rate
 
 RECIPES = Path(__file__).parents[2] / "configs"
@@ -42,6 +42,7 @@ TINY = (
     "training.warmup_images=48",
     "training.exemplars_per_class=[1, 3]",
 )
+STAYING = ("training.exemplar_refresh_steps=3",)
 EXAMPLES = ["digits_spm.yaml", "digits_ddpm.yaml"]
 
 
@@ -113,7 +114,25 @@ def test_the_loss_falls(data: IndexedImages, base: str) -> None:
     assert end.loss < 0.75 * start.loss
 
 
-@pytest.mark.parametrize("extra", [(), ("training.gradient_accumulation_steps=2",), ("model.dropout=0.2",)])
+@pytest.mark.parametrize("extra", [(), STAYING])
+def test_the_loss_falls_with_few_exemplars(data: IndexedImages, extra: tuple[str, ...]) -> None:
+    settings = ("training.batch_size=20", "training.learning_rate=4e-3", "training.warmup_images=200", *extra)
+    _, start = fit(recipe("training.images=200", *settings), data)
+    _, end = fit(recipe("training.images=2400", *settings), data)
+    assert start.loss > 0.5
+    assert end.loss < 0.75 * start.loss
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        (),
+        ("training.gradient_accumulation_steps=2",),
+        ("model.dropout=0.2",),
+        (*STAYING, "training.batch_size=12", "training.images=120"),
+        (*STAYING, "training.batch_size=12", "training.gradient_accumulation_steps=2"),
+    ],
+)
 @pytest.mark.parametrize("base", EXAMPLES)
 def test_continues_after_ctrl_c_as_if_it_had_not_stopped(
     data: IndexedImages, base: str, extra: tuple[str, ...], tmp_path: Path
@@ -124,7 +143,7 @@ def test_continues_after_ctrl_c_as_if_it_had_not_stopped(
         trained(config, data, tmp_path)
     done = 8 // config.training.gradient_accumulation_steps
     assert signal.getsignal(signal.SIGINT) is handler
-    assert stopped.value.done == done * 24
+    assert stopped.value.done == done * config.training.batch_size
     assert [path.name for path in tmp_path.iterdir()] == [f"step-{done:08d}"]
     assert_equal(uninterrupted, trained(config, data, tmp_path))
 

@@ -25,6 +25,7 @@ PIXELS = "model.pixel_fusion_width=0.3"
 KINDS: dict[str, tuple[str, ...]] = {
     "plain": ("digits_ddpm.yaml", ACCUMULATED),
     "default": ("digits_spm.yaml",),
+    "exemplars stay": ("digits_spm.yaml", "training.exemplar_refresh_steps=3", ACCUMULATED, PIXELS),
     "nobody sees exemplars": ("digits_spm.yaml", "training.exemplar_dropout=0.999999", PIXELS, *ADDITIVE),
     "everything": ("digits_spm.yaml", ACCUMULATED, PIXELS, *ADDITIVE),
 }

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker, on_main_process
 
 from gen_unlearn.training.checkpoint import CheckpointFolder, TrainingInterruptedError
-from gen_unlearn.training.classification import ClassifierTrainingConfig
+from gen_unlearn.training.classification_config import ClassifierTrainingConfig
 from gen_unlearn.training.steps import TrainingSteps, counted_steps
 
 CONFIG = ClassifierTrainingConfig(images=1000, batch_size=10, checkpoint_images=25)

@@ -11,16 +11,18 @@ from gen_unlearn.benchmark.generation.bench import GeneratorBench
 from gen_unlearn.benchmark.generation.designs import (
     GeneratorDesignEntry,
     TrainedGenerator,
+    core_of,
     design_recipe,
     train_design,
 )
 from gen_unlearn.benchmark.generation.prepared import PreparedGenerators
 from gen_unlearn.benchmark.generation.recipe import GenerationRecipe
-from gen_unlearn.benchmark.generation.row_work import Beside, empty_row, measured_row, observed_by
+from gen_unlearn.benchmark.generation.row_work import Compared, empty_row, measured_row, observed_by
 from gen_unlearn.benchmark.prepared_sets import ROLES
 from gen_unlearn.benchmark.rows import FAILURES, Row, reason_of
-from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED
+from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED, SECOND_RETRAINED
 from gen_unlearn.benchmark.trained_models import Role
+from gen_unlearn.indexed_images import unique_ids
 from gen_unlearn.methods.budget import Cost
 from gen_unlearn.methods.clock import Clock
 from gen_unlearn.progress import hidden_progress
@@ -41,6 +43,12 @@ class GeneratorDesignTask:
     entry: GeneratorDesignEntry
     seed: int
 
+    def made(self, part: str) -> tuple[GeneratorDesignTask, str]:
+        """Return whose model a part is, as a plain generator's: see `GeneratorTask.made`."""
+        if part != SECOND_RETRAINED:
+            return self, part
+        return replace(self, seed=self.prepared.next_seed(self.seed)), RETRAINED
+
     def key(self, recipe: GenerationRecipe, part: str) -> str:
         """Return the digest of everything that decides what is seen of one of its models."""
         design = design_recipe(recipe.generator, self.entry)
@@ -54,21 +62,29 @@ class GeneratorDesignTask:
         return self.entry.name if part == DELETED else f"{self.entry.name}, {part}"
 
 
-def observe_design(task: GeneratorDesignTask, bench: GeneratorBench) -> None:
-    """Train, delete, and retrain twice; observe all, unless that was done.
+def observe_design(task: GeneratorDesignTask, role: Role, bench: GeneratorBench) -> None:
+    """Train the original or the retrained model and observe it, unless that was done.
 
-    Deleting what the design cannot delete is an error that is kept in the place of what is seen.
+    The original is observed once more after its deletion. Deleting what the design cannot delete is an error
+    that is kept in the place of what is seen.
     """
-    recipe = bench.recipe
-    keys = {part: task.key(recipe, part) for part in (*ROLES, DELETED)}
-    if all(map(bench.has_seen, keys.values())):
+    parts = (ORIGINAL, DELETED) if role == ORIGINAL else (role,)
+    keys = [task.key(bench.recipe, part) for part in parts]
+    if all(map(bench.has_seen, keys)):
         return
-    bench.begin(keys[DELETED])
+    bench.begin(keys[-1])
+    prepared = _as_design(task, bench)
     try:
         with hidden_progress():
-            _observe_all(task, bench, keys)
+            clock = Clock(bench.accelerator.device)
+            trained = _trained(task, bench, role)
+            cost = Cost(trained.passes, trained.passes, clock.seconds())
+            bench.see(keys[0], trained.pipeline, cost, prepared, trained.level)
+            if role == ORIGINAL:
+                cost = trained.delete(prepared.case.forget)
+                bench.see(keys[-1], trained.pipeline, cost, prepared, trained.level)
     except FAILURES as error:
-        bench.fail(keys[DELETED], reason_of(error))
+        bench.fail(keys[-1], reason_of(error))
 
 
 def write_design_rows(task: GeneratorDesignTask, bench: GeneratorBench) -> None:
@@ -87,29 +103,16 @@ def read_design_rows(task: GeneratorDesignTask, bench: GeneratorBench) -> list[R
     return [own, *(bench.rows.read(task.key(bench.recipe, part)) for part in parts)]
 
 
-def _observe_all(task: GeneratorDesignTask, bench: GeneratorBench, keys: dict[str, str]) -> None:
-    prepared = _as_design(task, bench)
-    original = _trained(task, bench, ORIGINAL, None)
-    bench.see(keys[ORIGINAL], original.pipeline, Cost(0, 0), prepared, original.level)
-    for role in ROLES[1:]:
-        clock = Clock(bench.accelerator.device)
-        retrained = _trained(task, bench, role, original)
-        cost = Cost(retrained.passes, retrained.passes, clock.seconds())
-        bench.see(keys[role], retrained.pipeline, cost, prepared, retrained.level)
-    cost = original.delete(prepared.case.forget)
-    bench.see(keys[DELETED], original.pipeline, cost, prepared, original.level)
-
-
-def _trained(
-    task: GeneratorDesignTask, bench: GeneratorBench, role: Role, original: TrainedGenerator | None
-) -> TrainedGenerator:
+def _trained(task: GeneratorDesignTask, bench: GeneratorBench, role: Role) -> TrainedGenerator:
     """Train one model of a design; a retrained one has the public core of the original."""
     case = task.prepared.case
     config = design_recipe(bench.recipe.generator, task.entry)
     config = replace(config, seed=derive_seed(task.seed, "design", role))
-    if original is None:
-        return train_design(config, case.splits.train)
-    return train_design(config, case.retain_images, original.core_ids if len(original.core_ids) else None)
+    train = case.splits.train
+    if role == ORIGINAL:
+        return train_design(config, train)
+    public = unique_ids(train.ids[core_of(config, train)])
+    return train_design(config, case.retain_images, public if len(public) else None)
 
 
 def _as_design(task: GeneratorDesignTask, bench: GeneratorBench) -> PreparedGenerators:
@@ -120,16 +123,18 @@ def _as_design(task: GeneratorDesignTask, bench: GeneratorBench) -> PreparedGene
 
 def _row(task: GeneratorDesignTask, bench: GeneratorBench, part: str) -> Row:
     recipe, prepared = bench.recipe, task.prepared
-    others = [replace(task, seed=seed) for seed in prepared.pools[RETRAINED].seeds if seed != task.seed]
+    made, role = task.made(part)
+    others = [replace(task, seed=seed) for seed in prepared.pools[RETRAINED].seeds if seed != made.seed]
     row = replace(
         empty_row(prepared, bench, task.seed, task.key(recipe, part), task.row_name(part)),
         kind="design" if part == DELETED else "reference",
         method=design_recipe(recipe.generator, task.entry).model.kind,
         settings=task.entry.settings,
     )
-    beside = Beside(
+    compared = Compared(
+        made.key(recipe, role),
         task.key(recipe, ORIGINAL),
         task.key(recipe, RETRAINED),
         [other.key(recipe, RETRAINED) for other in others if bench.has_seen(other.key(recipe, RETRAINED))],
     )
-    return measured_row(row, beside, prepared, bench)
+    return measured_row(row, compared, prepared, bench)

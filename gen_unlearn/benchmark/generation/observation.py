@@ -17,12 +17,14 @@ from gen_unlearn.benchmark.generation.catalogue import generation_metrics
 from gen_unlearn.data import IndexedImages
 from gen_unlearn.judging.attacks import ScoredImages, attack_model
 from gen_unlearn.judging.evidence import Deletion, Measurer, Recogniser, of_classes
+from gen_unlearn.metrics.attack_config import AttackConfig
 from gen_unlearn.metrics.copying import TrainingGallery
-from gen_unlearn.metrics.denoiser_attacks import AttackConfig, AttackName
+from gen_unlearn.metrics.denoiser_attacks import AttackName
 from gen_unlearn.metrics.feature_sets import FeatureSet
 from gen_unlearn.metrics.protocol import MembershipConfig
 from gen_unlearn.pipelines.lora_ensemble import AdapterEnsembleDDPMPipeline
-from gen_unlearn.pipelines.sampling import GeneratorPipeline, SamplingConfig, sample_images
+from gen_unlearn.pipelines.sampling import GeneratorPipeline, sample_images
+from gen_unlearn.pipelines.sampling_config import SamplingConfig
 from gen_unlearn.repro import id_keys
 from gen_unlearn.samples import SampleSet
 

@@ -14,9 +14,9 @@ from gen_unlearn.benchmark.generation.designs import core_of, design_recipe
 from gen_unlearn.benchmark.generation.generators import GeneratorPool
 from gen_unlearn.benchmark.generation.observation import MeasuredCase
 from gen_unlearn.benchmark.generation.recipe import GenerationForgetEntry, GenerationRecipe
-from gen_unlearn.benchmark.prepared_sets import PILOT, ROLES
+from gen_unlearn.benchmark.prepared_sets import PILOT
 from gen_unlearn.benchmark.splits import Splits, build_splits
-from gen_unlearn.benchmark.summary import ORIGINAL
+from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED
 from gen_unlearn.benchmark.trained_models import Role
 from gen_unlearn.data import load_images, load_split
 from gen_unlearn.judging.evidence import Measurer, Recogniser
@@ -33,8 +33,8 @@ class PreparedGenerators:
     Attributes:
         entry: as in the recipe.
         measured: the images, and what generators are measured with.
-        pools: the generators of each role.
-        pilots: generators of other seeds, for the search; there is no second retrained one.
+        pools: originals, and retrained generators: a ring, see `next_seed`.
+        pilots: the same of other seeds, for the search.
     """
 
     entry: GenerationForgetEntry
@@ -46,6 +46,15 @@ class PreparedGenerators:
     def case(self) -> ForgetCase:
         """The images."""
         return self.measured.case
+
+    def next_seed(self, seed: int) -> int:
+        """Return the seed whose retrained model is the second one of a seed: the next, the first of the last.
+
+        Both are trained alike and share nothing, so that their distance is a floor. But each is in two of
+        these distances, which are therefore not independent of each other.
+        """
+        ring = self.pools[RETRAINED].seeds
+        return ring[(ring.index(seed) + 1) % len(ring)]
 
     @cached_property
     def digest(self) -> str:
@@ -77,8 +86,8 @@ def prepare_generators(recipe: GenerationRecipe) -> tuple[PreparedGenerators, ..
     else:
         weights = None if config.weights is None else Path(config.weights).expanduser()
         measurer = Measurer(load_extractor(config.features, weights, device))
-    seeds = tuple(recipe.seed + seed for seed in range(recipe.seeds))
-    pilots = tuple(PILOT + recipe.seed + seed for seed in range(recipe.search.pilot_seeds))
+    counts: dict[Role, int] = {ORIGINAL: recipe.seeds, RETRAINED: recipe.retrained_seeds}
+    pilots = recipe.search.pilot_seeds if recipe.search.trials else 0
 
     def prepared(entry: GenerationForgetEntry) -> PreparedGenerators:
         case = _draw(entry, recipe, splits)
@@ -86,8 +95,8 @@ def prepare_generators(recipe: GenerationRecipe) -> tuple[PreparedGenerators, ..
         return PreparedGenerators(
             entry,
             measured,
-            {role: _pool(role, case, recipe, seeds) for role in ROLES},
-            {role: _pool(role, case, recipe, pilots) for role in ROLES[:2]} if recipe.search.trials else {},
+            {role: _pool(role, case, recipe, 0, count) for role, count in counts.items()},
+            {role: _pool(role, case, recipe, PILOT, pilots) for role in counts if pilots},
         )
 
     return tuple(prepared(entry) for entry in recipe.forget_sets)
@@ -106,6 +115,7 @@ def _draw(entry: GenerationForgetEntry, recipe: GenerationRecipe, splits: Splits
     return replace(chosen, splits=repeated)
 
 
-def _pool(role: Role, case: ForgetCase, recipe: GenerationRecipe, seeds: tuple[int, ...]) -> GeneratorPool:
+def _pool(role: Role, case: ForgetCase, recipe: GenerationRecipe, first: int, count: int) -> GeneratorPool:
     data = case.splits.train if role == ORIGINAL else case.retain_images
+    seeds = tuple(first + recipe.seed + seed for seed in range(count))
     return GeneratorPool(role, data, recipe.generator, seeds)

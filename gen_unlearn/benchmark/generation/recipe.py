@@ -16,6 +16,9 @@ from gen_unlearn.methods.diffusion.table import build_method
 from gen_unlearn.recipes import recipe_adapter, recipe_yaml
 from gen_unlearn.repro import digest_json
 
+_LEAST_RING = 3
+"""Models of which each can be compared with the next, and no pair of them twice."""
+
 
 @dataclass(frozen=True)
 class GenerationForgetEntry:
@@ -84,7 +87,7 @@ class GenerationRecipe:
         forget_sets: what is forgotten, each on its own.
         methods: the methods.
         designs: models that are designed to forget.
-        seeds: training seeds; each has an original and two retrained models of every forget set.
+        seeds: training seeds; each has an original and a retrained model of every forget set.
         search: how hyper-parameters are searched.
         cap: most sample passes of a method, as a share of those of retraining; `None` for no limit.
         measure: what is measured.
@@ -137,6 +140,14 @@ class GenerationRecipe:
             if entry.name == name:
                 return entry
         raise ValueError(f"expected the name of one of the designs, got {name!r}")
+
+    @property
+    def retrained_seeds(self) -> int:
+        """How many seeds have retrained models, whose ring gives every seed its second one, of the next seed.
+
+        A ring of fewer than three would take a pair twice: few seeds have one more.
+        """
+        return max(self.seeds, min(self.seeds + 1, _LEAST_RING))
 
     @property
     def retraining_passes(self) -> int:

@@ -14,7 +14,7 @@ from gen_unlearn.benchmark.generation.recipe import GenerationRecipe
 from gen_unlearn.benchmark.row_work import require_finite
 from gen_unlearn.benchmark.rows import FAILURES, SCHEMA, Row, reason_of
 from gen_unlearn.benchmark.search import Searched
-from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED
+from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED, SECOND_RETRAINED
 from gen_unlearn.benchmark.trained_models import Role
 from gen_unlearn.methods.budget import Cost
 from gen_unlearn.methods.diffusion.denoising import DenoisingModel
@@ -50,6 +50,13 @@ class GeneratorTask:
         return self.reference
 
     @property
+    def made(self) -> GeneratorTask:
+        """The task that makes the model: a second retrained one is the retrained one of the next seed."""
+        if self.reference != SECOND_RETRAINED:
+            return self
+        return replace(self, seed=self.prepared.next_seed(self.seed), reference=RETRAINED)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter of the method."""
         if self.entry is None:
@@ -57,7 +64,7 @@ class GeneratorTask:
         return asdict(build_method(self.entry.method, self.searched.settings))  # type: ignore[call-overload]
 
     def key(self, recipe: GenerationRecipe) -> str:
-        """Return the digest of everything that decides what is seen of the model."""
+        """Return the digest of everything that decides what is seen of the model; its row has the same."""
         method = None if self.entry is None else [self.entry.method, self.settings, recipe.cap]
         pools = [pool.key for pool in self.prepared.pools.values()]
         return digest_json([*observed_by(self.prepared, recipe), self.name, method, pools, self.seed])
@@ -70,7 +77,10 @@ def observed_by(prepared: PreparedGenerators, recipe: GenerationRecipe) -> list[
 
 
 def observe_task(task: GeneratorTask, bench: GeneratorBench) -> None:
-    """Make a model and observe it, unless that was done; why it cannot be made is kept in its place."""
+    """Make a model and observe it, unless that was done; why it cannot be made is kept in its place.
+
+    A second retrained model is not for it, see `GeneratorTask.made`.
+    """
     key = task.key(bench.recipe)
     if bench.has_seen(key):
         return
@@ -89,38 +99,40 @@ def write_row(task: GeneratorTask, bench: GeneratorBench) -> None:
 
 def row_of(task: GeneratorTask, bench: GeneratorBench) -> Row:
     """Measure a model that was observed; a failure is a row too."""
-    prepared, recipe = task.prepared, bench.recipe
+    prepared, recipe, made = task.prepared, bench.recipe, task.made
 
     def reference(role: Role, seed: int) -> str:
         return GeneratorTask(prepared, seed, role).key(recipe)
 
-    seeds = prepared.pools[RETRAINED].seeds
     row = replace(
         empty_row(prepared, bench, task.seed, task.key(recipe), task.name),
         kind="reference" if task.entry is None else "method",
         method=None if task.entry is None else task.entry.method,
         settings=task.settings,
     )
-    beside = Beside(
+    compared = Compared(
+        made.key(recipe),
         reference(ORIGINAL, task.seed),
         reference(RETRAINED, task.seed),
-        [reference(RETRAINED, seed) for seed in seeds if seed != task.seed],
+        [reference(RETRAINED, seed) for seed in prepared.pools[RETRAINED].seeds if seed != made.seed],
     )
-    row = measured_row(row, beside, prepared, bench)
+    row = measured_row(row, compared, prepared, bench)
     search = {"search_seconds": task.searched.seconds, "search_passes": task.searched.passes}
     return replace(row, cost={**row.cost, **search}) if row.status == "ok" else row
 
 
 @dataclass(frozen=True)
-class Beside:
-    """Keys of the models that one is measured beside.
+class Compared:
+    """Keys of a model and of those that it is measured beside.
 
     Attributes:
-        original: of its seed.
-        retrained: of its seed.
-        others: retrained models of other seeds.
+        model: what is measured.
+        original: of the seed of the row.
+        retrained: of the seed of the row.
+        others: retrained models of other seeds than the model's: it is never beside itself.
     """
 
+    model: str
     original: str
     retrained: str
     others: Sequence[str]
@@ -140,13 +152,14 @@ def empty_row(prepared: PreparedGenerators, bench: GeneratorBench, seed: int, ke
     )
 
 
-def measured_row(row: Row, beside: Beside, prepared: PreparedGenerators, bench: GeneratorBench) -> Row:
+def measured_row(row: Row, compared: Compared, prepared: PreparedGenerators, bench: GeneratorBench) -> Row:
     """Fill in the metrics and the cost of a row, or why there are none."""
-    for key in (row.key, beside.original, beside.retrained):
+    keys = (compared.model, compared.original, compared.retrained)
+    for key in keys:
         if (error := bench.error(key)) is not None:
             return replace(row, error=error)
-    own, original, retrained = (bench.seen(key) for key in (row.key, beside.original, beside.retrained))
-    others = [bench.seen(key).observation for key in beside.others if bench.error(key) is None]
+    own, original, retrained = map(bench.seen, keys)
+    others = [bench.seen(key).observation for key in compared.others if bench.error(key) is None]
     observations = (own.observation, original.observation, retrained.observation)
     try:
         metrics = measure(*observations, others, prepared.measured)

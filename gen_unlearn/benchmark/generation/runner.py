@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator, PartialState
@@ -27,9 +28,17 @@ from gen_unlearn.benchmark.rows import Row
 from gen_unlearn.benchmark.search import Searched, search_all
 from gen_unlearn.benchmark.sharing import share
 from gen_unlearn.benchmark.summarising import summarise_set
-from gen_unlearn.benchmark.summary import BenchmarkSummary
+from gen_unlearn.benchmark.summary import ORIGINAL, RETRAINED, BenchmarkSummary
+from gen_unlearn.benchmark.trained_models import Role
 from gen_unlearn.processes import alone, process_state
 from gen_unlearn.report.images import Picture, page_picture
+
+_FLOOR = (
+    "The second retrained model of a seed is the retrained model of the next one: levels of both rows are of "
+    "the same models. The floor of a seed is a distance of two independent models, but each model is in two "
+    "of the floors: their intervals, and those of differences to them, are approximate."
+)
+"""What a reader of the tables is to know."""
 
 _SHOWN = 4
 """Samples of each class that a page shows."""
@@ -64,11 +73,8 @@ def run_generation_benchmark(recipe: GenerationRecipe, out: Path) -> BenchmarkSu
             process,
         )
         tasks = [task for prepared in sets for task in _tasks(prepared, recipe, searched)]
-        designs = _design_tasks(sets, recipe)
-        # What takes longest comes first, so that no process waits long for the others.
-        share(designs, lambda task: observe_design(task, bench), process, "designs", "model")
-        share(tasks, lambda task: observe_task(task, bench), process, "unlearn", "row")
-        process.wait_for_everyone()
+        designs = _design_tasks(sets, recipe, ORIGINAL)
+        _observe(sets, tasks, bench, process)
         share(tasks, lambda task: write_row(task, bench), process, "measure", "row")
         share(designs, lambda task: write_design_rows(task, bench), process, "measure", "design")
         process.wait_for_everyone()
@@ -89,9 +95,10 @@ def planned_generation(recipe: GenerationRecipe) -> dict[str, int]:
     pilots = recipe.search.pilot_seeds if recipe.search.trials else 0
     repeated = sum(entry.repeats > 1 for entry in recipe.forget_sets)
     originals = repeated + (repeated < len(names))
-    retrained = len(names) * (2 * recipe.seeds + pilots)
+    retrained = len(names) * (recipe.retrained_seeds + pilots)
+    designed = designs * (recipe.seeds + recipe.retrained_seeds)
     return {
-        "models": originals * (recipe.seeds + pilots) + retrained + len(ROLES) * recipe.seeds * designs,
+        "models": originals * (recipe.seeds + pilots) + retrained + designed,
         "trials": recipe.search.trials * pilots * methods,
         "rows": recipe.seeds * (methods + designs + len(ROLES) * len(names)),
     }
@@ -110,12 +117,28 @@ def _train(sets: Sequence[PreparedGenerators], bench: GeneratorBench, process: P
     process.wait_for_everyone()
 
 
+def _observe(
+    sets: Sequence[PreparedGenerators],
+    tasks: Sequence[GeneratorTask],
+    bench: GeneratorBench,
+    process: PartialState,
+) -> None:
+    """Train designs, unlearn, and observe all models, each once; what takes as long stands together."""
+    recipe = bench.recipe
+    for role in (ORIGINAL, RETRAINED):
+        designs = _design_tasks(sets, recipe, role)
+        share(designs, partial(observe_design, role=role, bench=bench), process, f"{role} designs", "model")
+    made = {task.made.key(recipe): task.made for task in sorted(tasks, key=lambda task: task.name)}
+    share(list(made.values()), partial(observe_task, bench=bench), process, "unlearn", "row")
+    process.wait_for_everyone()
+
+
 def _tasks(
     prepared: PreparedGenerators, recipe: GenerationRecipe, searched: dict[tuple[str, str], Searched]
 ) -> list[GeneratorTask]:
     """Return the rows of a forget set, seed by seed."""
     name, tasks = prepared.entry.name, []
-    for seed in prepared.pools[ROLES[0]].seeds:
+    for seed in prepared.pools[ORIGINAL].seeds:
         tasks += [GeneratorTask(prepared, seed, reference=role) for role in ROLES]
         tasks += [
             GeneratorTask(prepared, seed, None, entry, searched[name, entry.row])
@@ -125,13 +148,16 @@ def _tasks(
     return tasks
 
 
-def _design_tasks(sets: Sequence[PreparedGenerators], recipe: GenerationRecipe) -> list[GeneratorDesignTask]:
+def _design_tasks(
+    sets: Sequence[PreparedGenerators], recipe: GenerationRecipe, role: Role
+) -> list[GeneratorDesignTask]:
+    """Return designs on forget sets, of all seeds that have models of a role."""
     return [
         GeneratorDesignTask(prepared, entry, seed)
         for entry in recipe.designs
         for prepared in sets
         if runs_on(entry, prepared.entry.name)
-        for seed in prepared.pools[ROLES[0]].seeds
+        for seed in prepared.pools[role].seeds
     ]
 
 
@@ -148,18 +174,26 @@ def _summary(
         name = prepared.entry.name
         chosen = {row: one for (of, row), one in searched.items() if of == name}
         found.append(summarise_set(name, grouped[name], chosen))
-    seeds = {"train": recipe.seeds}
-    return BenchmarkSummary(recipe.name, recipe.digest, "benchmark", seeds, tuple(found), bench.environment)
+    return BenchmarkSummary(
+        recipe.name,
+        recipe.digest,
+        "benchmark",
+        {"train": recipe.seeds},
+        tuple(found),
+        bench.environment,
+        (_FLOOR,),
+    )
 
 
 def _sheets(
     sets: Sequence[PreparedGenerators], rows: Sequence[Row], bench: GeneratorBench
 ) -> dict[str, dict[str, Picture]]:
-    """Return samples of every model of the first seed, a column for each class."""
+    """Return samples of every model that was made of the first seed, a column for each class."""
     found: dict[str, dict[str, Picture]] = {}
-    first = {one.entry.name: one.pools[ROLES[0]].seeds[0] for one in sets}
+    first = {one.entry.name: one.pools[ORIGINAL].seeds[0] for one in sets}
     for row in rows:
-        if row.status == "ok" and row.seeds["train"] == first[row.forget_set]:
+        made = bench.has_seen(row.key)  # A second retrained model was made of another seed.
+        if made and row.status == "ok" and row.seeds["train"] == first[row.forget_set]:
             samples = bench.seen(row.key).observation.samples  # In the order of numbers, then classes.
             classes = len(set(samples.labels.tolist()))
             sheet = page_picture(samples.images[: _SHOWN * classes], classes)

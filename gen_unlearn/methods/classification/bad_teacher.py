@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gen_unlearn.indexed_images import IndexedImages
+from gen_unlearn.indexed_images import IndexedImages, unique_ids
 from gen_unlearn.methods.budget import Budget
 from gen_unlearn.methods.logits import Batch, Teacher, kd_loss, logits
 from gen_unlearn.methods.loop import LoopSettings, Pass
@@ -21,7 +21,7 @@ from gen_unlearn.methods.reinitialise import reinit
 from gen_unlearn.methods.schedules import Schedule, scheduled
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
-from gen_unlearn.repro import keyed_order
+from gen_unlearn.repro import among, keyed_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +85,15 @@ class BadTeacher(LoopSettings):
     def _passes(
         self, good: Teacher, bad: Teacher, forget: IndexedImages, retain: IndexedImages
     ) -> Sequence[Pass]:
+        gone = unique_ids(forget.ids)
+
         def loss(network: nn.Module, batch: Batch) -> Tensor:
             student = logits(network, batch.inputs)
-            forgotten = torch.from_numpy(forget.holds(batch.ids)).to(batch.inputs.device)
+            forgotten = among(batch.ids, gone)
             target = torch.empty_like(student)
-            for teacher, rows in ((bad, forgotten), (good, ~forgotten)):
-                if rows.any():
+            for teacher, theirs in ((bad, forgotten), (good, ~forgotten)):
+                if theirs.any():
+                    rows = torch.from_numpy(np.flatnonzero(theirs)).to(batch.inputs.device)
                     target[rows] = teacher(batch.inputs[rows]).to(target.dtype)
             return kd_loss(teacher=target, student=student, temperature=self.temperature)
 

@@ -19,6 +19,7 @@ from gen_unlearn.methods.random_targets import Relabel, Resample, random_targets
 from gen_unlearn.methods.schedules import Schedule, scheduled
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
+from gen_unlearn.repro import among
 
 _MOST_STEPS = 2**32
 
@@ -75,6 +76,6 @@ class RandomLabels(LoopSettings):
             self.relabel,
             seed=seed,
             time=times[self.resample],
-            excluded=np.unique(data.forget.labels).tolist(),
+            excluded=data.forgotten_classes,
         )
-        return np.where(data.forget.holds(batch.ids), drawn, own)
+        return np.where(among(batch.ids, data.forgotten_ids), drawn, own)

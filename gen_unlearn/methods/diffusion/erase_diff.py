@@ -195,7 +195,8 @@ class InnerSteps:
     def __init__(
         self, settings: EraseDiff, model: DenoisingModel, data: UnlearnData, *, seed: int, budget: Budget
     ) -> None:
-        self._settings, self._forget, self._seed, self._budget = settings, data.forget, seed, budget
+        self._settings = replace(settings, lr=settings.inner_lr)
+        self._forget, self._seed, self._budget = data.forget, seed, budget
         self._copy = copy.deepcopy(model)
 
     def __call__(self, model: nn.Module, batch: Batch) -> nn.Module:
@@ -203,7 +204,7 @@ class InnerSteps:
         self._copy.load_state_dict(model.state_dict())
         self._copy.train(model.training)
         weights = trained_parameters(self._copy)
-        optimizer = replace(self._settings, lr=self._settings.inner_lr)._optimizer(weights)
+        optimizer = self._settings._optimizer(weights)
         count, loss = self._settings.inner_steps, UniformTargetLoss(self._seed, "inner")
         order = derive_seed(self._seed, "inner order", batch.epoch)
         size = self._settings.batch_forget

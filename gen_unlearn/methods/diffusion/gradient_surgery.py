@@ -103,7 +103,7 @@ class _Surgery:
         """Keep the gradient of the ascent, and return a loss without a gradient of its own."""
         loss = self.forget(model, batch)
         self.ascent = [-gradient for gradient in gradient_of(loss, model)]
-        return with_gradient(loss, model, [torch.zeros_like(one) for one in self.ascent])
+        return with_gradient(loss, model, [None] * len(self.ascent))
 
     def combine(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return a loss whose gradient is that of the step."""

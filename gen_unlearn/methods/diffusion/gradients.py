@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,18 +41,31 @@ def norm(gradient: Sequence[Tensor]) -> Tensor:
     return inner_product(gradient, gradient).sqrt()
 
 
-def with_gradient(value: Tensor, model: nn.Module, gradient: Sequence[Tensor]) -> Tensor:
+def with_gradient(value: Tensor, model: nn.Module, gradient: Sequence[Tensor | None]) -> Tensor:
     """Return a scalar of some value, whose gradient is one that is known: no second backward pass.
 
     Args:
         value: a scalar; its own graph is left alone.
         model: whose parameters need gradients.
-        gradient: one tensor for each of these.
+        gradient: one tensor for each of these, `None` for none.
     """
-    linear = torch.stack(
-        [(p * g).sum() for p, g in zip(trained_parameters(model), gradient, strict=True)]
-    ).sum()
-    return value.detach() + (linear - linear.detach())
+    parameters = trained_parameters(model)
+    assert len(parameters) == len(gradient)
+    found: Tensor = _KnownGradient.apply(value.detach(), gradient, *parameters)
+    return found
+
+
+class _KnownGradient(torch.autograd.Function):
+    """The first argument, with the second one as its gradient by the others."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradient: Sequence[Tensor | None], *_: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(None if part is None else outer * part for part in ctx.gradient)
 
 
 def ratio_factor(size: Tensor | float, forget_norm: Tensor, largest: float) -> Tensor:

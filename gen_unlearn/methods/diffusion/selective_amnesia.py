@@ -83,8 +83,9 @@ class SelectiveAmnesia(DiffusionSettings):
         replay = sample_images(
             student, labels, names, shape, role="replay", seed=seed, budget=budget, steps=self.sampler_steps
         )
-        fisher = self.fisher(student, names, shape, seed=seed, budget=budget)
-        forget = self.drawn_forget(data.forget, SurrogateLoss(seed, anchor_of(student), fisher, self.penalty))
+        anchor, found = anchor_of(student), self.fisher(student, names, shape, seed=seed, budget=budget)
+        fisher = {name: found[name].to(weight.dtype) for name, weight in anchor.items()}
+        forget = self.drawn_forget(data.forget, SurrogateLoss(seed, anchor, fisher, self.penalty))
         kept = self.drawn_retain(replay, self.retain_loss(seed), self.replay_weight)
         self.train(student, [[forget, kept]], accelerator=accelerator, seed=seed, budget=budget)
         return student

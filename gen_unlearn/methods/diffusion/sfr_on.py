@@ -156,7 +156,7 @@ class _MaskedAscent:
     def __init__(self, model: DenoisingModel, mask: Mapping[str, Tensor]) -> None:
         self._parameters = dict(model.named_parameters())
         self._mask = mask
-        self._before = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self._before: dict[str, Tensor] = {}
         self._ascends = False
 
     def marked(self, loss: Loss) -> Loss:
@@ -164,6 +164,7 @@ class _MaskedAscent:
 
         def called(model: nn.Module, batch: Batch) -> Tensor:
             self._ascends = True
+            self._before = {name: p.detach().clone() for name, p in self._parameters.items()}
             return loss(model, batch)
 
         return called
@@ -185,8 +186,7 @@ class _MaskedAscent:
     @torch.no_grad()
     def after_step(self) -> None:
         """Put back what may not move, if the step ascended."""
-        for name, parameter in self._parameters.items():
-            if self._ascends:
-                parameter.copy_(torch.where(self._mask[name], parameter, self._before[name]))
-            self._before[name].copy_(parameter)
+        if self._ascends:
+            for name, parameter in self._parameters.items():
+                torch.where(self._mask[name], parameter, self._before[name], out=parameter)
         self._ascends = False

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from gen_unlearn.image_sources import load_digits_images
-from gen_unlearn.training.classifier import JudgeClassifier, JudgeConfig, JudgeFeatures, train_judge
+from gen_unlearn.training.classifier import JudgeClassifier, JudgeFeatures, train_judge
+from gen_unlearn.training.judge_config import JudgeConfig
 
 DIGITS_CONFIG = JudgeConfig(epochs=10)
 """Enough for all but a few of the digits, in a few seconds."""

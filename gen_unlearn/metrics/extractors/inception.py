@@ -6,8 +6,6 @@ The published FID differs between them by its resize more than by the network: s
 from __future__ import annotations
 
 import tempfile
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +13,8 @@ from typing import Literal
 import accelerate.utils
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from gen_unlearn.metrics.extractors.module import ModuleFeatures
@@ -32,6 +32,8 @@ CleanFidMode = Literal["clean", "legacy_tensorflow", "legacy_pytorch"]
 
 DIM = 2048
 """Length of the features: the last average pooling."""
+
+_SIZE = (299, 299)
 
 _RESIZE = {
     "clean": "pillow bicubic to 299 x 299, in float",
@@ -63,7 +65,7 @@ def clean_fid_features(
     module = _pytorch_inception(path) if mode == "legacy_pytorch" else _torchscript_inception(path, mode)
     name = f"inception-v3-{DIM} (clean-fid, mode {mode})"
     return ModuleFeatures(
-        module.to(device).eval(), name, DIM, _CleanFidPreprocessing(mode), weights_digest=file.sha256
+        module.to(device).eval(), name, DIM, CleanFidPreprocessing(mode), weights_digest=file.sha256
     )
 
 
@@ -93,23 +95,39 @@ def torchmetrics_features(
     )
 
 
-class _CleanFidPreprocessing:
-    """Resize as clean-fid does; values lie in [0, 255], for legacy_pytorch in [-1, 1]."""
+@dataclass(frozen=True)
+class CleanFidPreprocessing:
+    """Resize as clean-fid does; values lie in [0, 255], for legacy_pytorch in [-1, 1].
 
-    def __init__(self, mode: CleanFidMode) -> None:
-        from cleanfid.resize import build_resizer
+    Attributes:
+        mode: mode of clean-fid.
+    """
 
-        with warnings.catch_warnings():  # clean-fid silences every warning of the process
-            self._resize: Callable[[np.ndarray], np.ndarray] = build_resizer(mode)
-        self._mode = mode
-        self.resize = _RESIZE[mode]
-        self.description = f"clean-fid {mode}"
+    mode: CleanFidMode
+
+    @property
+    def resize(self) -> str:
+        """The filter and the size."""
+        return _RESIZE[self.mode]
+
+    @property
+    def description(self) -> str:
+        """The mode."""
+        return f"clean-fid {self.mode}"
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         """Map a uint8 image, grey or RGB, to a float32 tensor ``(3, h, w)``."""
-        resized = self._resize(as_rgb(image)).astype(np.float32)
-        values = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        return 2 * (values / 255) - 1 if self._mode == "legacy_pytorch" else values
+        channels = as_rgb(image).transpose(2, 0, 1).astype(np.float32, order="C")
+        if self.mode == "clean":
+            resized = np.empty((3, *_SIZE), dtype=np.float32)
+            for channel, values in zip(resized, channels, strict=True):
+                picture = Image.fromarray(values).resize(_SIZE, Image.Resampling.BICUBIC)
+                np.clip(np.asarray(picture), 0, 255, out=channel)
+            return torch.from_numpy(resized)
+        if self.mode == "legacy_tensorflow":
+            return torch.from_numpy(channels)
+        values = F.interpolate(torch.from_numpy(channels)[None], _SIZE, mode="bilinear")[0]
+        return 2 * (values.clip(0, 255) / 255) - 1
 
 
 @dataclass(frozen=True)

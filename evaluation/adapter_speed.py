@@ -1,0 +1,106 @@
+"""The speed of adapter rebuilds after a deletion: several adapters at once, against one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.timing import Row, seconds_of
+from gen_unlearn.adapters.ensemble import AdapterEnsemble
+from gen_unlearn.adapters.family import AdapterFamily
+from gen_unlearn.adapters.lora import LoraAdapters
+from gen_unlearn.adapters.recipe import EnsembleRecipe
+from gen_unlearn.adapters.records import STEPS, Records
+from gen_unlearn.adapters.routing import members_of, public_keys, route
+from gen_unlearn.adapters.sgd import SgdHeads
+from gen_unlearn.config import load_config
+from gen_unlearn.forget import ForgetSet
+from gen_unlearn.models.denoiser import build_denoiser
+from gen_unlearn.models.frozen_denoiser import FrozenDenoiser
+from gen_unlearn.processes import process_state
+from gen_unlearn.repro import id_keys, numpy_generator
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+LEAVING = 20
+"""Images of a deletion."""
+
+FASTER = 2.0
+
+_REASON = (
+    "places without an adapter are computed too, and products and convolutions are two thirds of the time"
+)
+
+_NAMES = tuple(map(str, range(10)))
+_DIGITS = (8, 8, 1)
+
+
+def adapter_rows(repeats: int) -> list[Row]:
+    """Time deletions that rebuild in stacks and one adapter after the other; check the bits of the first."""
+    few = max(2, repeats // 3)
+    heads, digits = random_records(10_000, 128), random_records(700, 16, _DIGITS)
+    return [
+        *_rows_of("classifier heads", heads, 200, 10, _heads, (4, 8), few),
+        *_rows_of("LoRA adapters of the digits", digits, 100, 1, _lora_of_digits(), (10, 20), few),
+    ]
+
+
+def random_records(count: int, features: int, image_shape: tuple[int, int, int] | None = None) -> Records:
+    """Return random records, sorted by id, with images if a shape is given."""
+    draws = numpy_generator(0, "records", count)
+    codes = np.rint(STEPS * draws.standard_normal((count, features))).astype(np.int16)
+    ids = draws.integers(0, 256, (count, 16), dtype=np.uint8)
+    pixels = None if image_shape is None else draws.integers(0, 256, (count, *image_shape), dtype=np.uint8)
+    labels = draws.integers(0, len(_NAMES), count)
+    return Records(codes, labels, ids[np.argsort(id_keys(ids))], pixels)
+
+
+def _heads(stack: int) -> SgdHeads:
+    return SgdHeads(epochs=5, stack=stack)
+
+
+def _lora_of_digits() -> Callable[[int], LoraAdapters]:
+    """Return the adapters of the digits' recipe, with few epochs and a denoiser of fresh weights."""
+    config = load_config(CONFIGS / "digits_lora.yaml")
+    backbone = load_config(CONFIGS / "digits_ddpm.yaml").model
+    network = build_denoiser(backbone, _DIGITS, len(_NAMES)).eval().to(process_state().device)
+    denoiser = FrozenDenoiser(network, config.noise.build(), len(_NAMES))
+    lora = replace(config.model.adapters.lora, epochs=2)
+    return lambda stack: LoraAdapters(replace(lora, stack=stack), "fresh", _DIGITS, lambda: denoiser)
+
+
+def _rows_of(
+    name: str,
+    records: Records,
+    adapters: int,
+    neighbours: int,
+    family: Callable[[int], AdapterFamily],
+    stacks: tuple[int, ...],
+    repeats: int,
+) -> list[Row]:
+    """Compare stacks of some sizes with stacks of one, after the same deletions."""
+    keys = public_keys(records.codes, records.ids, adapters, "public-samples", 0)
+    recipes = {stack: EnsembleRecipe(keys, family(stack), neighbours, _NAMES, 0) for stack in (1, *stacks)}
+    routes = route(records.codes, keys, neighbours)
+    members = members_of(routes, adapters)
+    stand_in = recipes[1].fit(records, {0: members[0]})[0]  # For all of them: those that are timed are fit.
+    states = {adapter: stand_in for adapter, rows in enumerate(members) if len(rows)}
+    ensembles = {stack: AdapterEnsemble(recipe, records, routes, states) for stack, recipe in recipes.items()}
+    order = numpy_generator(0, "leaving").permutation(len(records))[: LEAVING * (repeats + 1)]
+    requests = [ForgetSet(records.ids[rows], "speed") for rows in order.reshape(-1, LEAVING)]
+    touched = [ensembles[1].touched(request) for request in requests]
+    taken = [
+        {stack: seconds_of(partial(each.delete, request)) for stack, each in ensembles.items()}
+        for request in requests
+    ][1:]
+    rows = []
+    for stack in stacks:
+        if ensembles[stack].replay(touched[-1]):
+            raise RuntimeError(f"{name} that were rebuilt have other bytes than those of a fresh build")
+        work = f"rebuild of {np.median([len(each) for each in touched]):.0f} {name}, {stack} at once"
+        pairs = [(seconds[1], seconds[stack]) for seconds in taken]
+        rows.append(Row.of_ratio(work, "one at a time, one thread", pairs, FASTER, "higher", _REASON))
+    return rows

@@ -1,0 +1,161 @@
+"""The speed of deletions from exemplar stores, in memory and on disk, against making them anew."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from evaluation.timing import Row, seconds_of
+from gen_unlearn.commands.forget import forget
+from gen_unlearn.config import load_config
+from gen_unlearn.data import IndexedImages
+from gen_unlearn.exemplars import ExemplarStore
+from gen_unlearn.forget import ForgetSet
+from gen_unlearn.manifest import RunManifest, TrainingRecord
+from gen_unlearn.models.denoiser import build_denoiser
+from gen_unlearn.models.unet import SemiParametricUNet2DModel
+from gen_unlearn.pipelines.denoising import build_sampler
+from gen_unlearn.pipelines.loading import weights_digest
+from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
+from gen_unlearn.processes import process_state
+from gen_unlearn.repro import numpy_generator
+from gen_unlearn.runs import RunFolder
+
+Place = Literal["in memory", "on disk"]
+
+ROOT = Path(__file__).parent
+CONFIGS = ROOT.parent / "configs"
+SMALL, LARGE = 50_000, 1_000_000
+SEVERAL = 1000
+TIMES_FASTER = 1000.0
+FLAT = 1.5
+"""How many times as long a deletion may take with twenty times the exemplars to pass for flat."""
+
+ANEW: dict[Place, str] = {"in memory": "building the store anew", "on disk": "writing all shards anew"}
+
+_NAMES = tuple(map(str, range(10)))
+_ENCODED = 128
+
+
+@dataclass(frozen=True)
+class Deletions:
+    """Seconds that were measured at one size of the store, in one place.
+
+    Attributes:
+        count: exemplars.
+        place: where they are.
+        anew: of making all of it anew.
+        taken: of each deletion, by the number of images.
+    """
+
+    count: int
+    place: Place
+    anew: float
+    taken: dict[int, list[float]]
+
+
+def deletion_rows(repeats: int) -> list[Row]:
+    """Time deletions of one image and of a thousand, receipt included, at both sizes of the store."""
+    encoding = _encoding_seconds(repeats)
+    rows: list[Row] = []
+    found: list[Deletions] = []
+    for count in (SMALL, LARGE):
+        data = noise_images(count)
+        (store, anew), requests = _built(data), _requests(data.ids, repeats)
+        on_disk = _on_disk(store, requests)
+        in_memory = Deletions(count, "in memory", anew, _timed(store.delete, requests))
+        looking = 1000 * seconds_of(partial(getattr, store, "images"))
+        found += [in_memory, on_disk]
+        for deletions in found[-2:]:
+            rows += _rows_of(deletions, encoding)
+        work = f"first look at {count:,} exemplars after deletions in memory"
+        rows.append(Row.of(work, "closes the gaps, once", [looking], " ms"))
+    for small, large in zip(found[:2], found[2:], strict=True):
+        pairs = list(zip(large.taken[1], small.taken[1], strict=True))
+        exponent = math.log(np.median([a / b for a, b in pairs])) / math.log(LARGE / SMALL)
+        work = f"deletion of 1 of {LARGE:,} exemplars of 32 x 32 {large.place}"
+        rows.append(Row.of_ratio(work, f"1 of {SMALL:,}: exponent {exponent:.2f}", pairs, FLAT))
+    return rows
+
+
+def _rows_of(deletions: Deletions, encoding: float) -> Iterator[Row]:
+    for images, taken in deletions.taken.items():
+        work = f"deletion of {images:,} of {deletions.count:,} exemplars of 32 x 32 {deletions.place}"
+        yield Row.of(work, "receipt included", [1000 * seconds for seconds in taken], " ms")
+        what = f"encoding the others anew, {1000 * encoding:.3g} ms each by {_ENCODED} of them"
+        for name, anew in ((ANEW[deletions.place], deletions.anew), (what, encoding * deletions.count)):
+            pairs = [(anew, seconds) for seconds in taken]
+            target = TIMES_FASTER if images == 1 else None
+            yield Row.of_ratio(f"times faster: {work}", name, pairs, target, "higher")
+
+
+def noise_images(count: int) -> IndexedImages:
+    """Return so many times one random image of CIFAR's size, under random ids: no pixel is looked at."""
+    draws = numpy_generator(0, "noise", count)
+    pixels = np.broadcast_to(draws.integers(0, 256, (32, 32, 3), dtype=np.uint8), (count, 32, 32, 3))
+    ids = draws.integers(0, 256, (count, 16), dtype=np.uint8)
+    return IndexedImages(pixels, draws.integers(0, len(_NAMES), count), ids, _NAMES, ("",) * count)
+
+
+def _built(data: IndexedImages) -> tuple[ExemplarStore, float]:
+    """Return a store of all images, and the seconds that building it took."""
+    built: list[ExemplarStore] = []
+    seconds = seconds_of(lambda: built.append(ExemplarStore.from_images(data)))
+    return built[0], seconds
+
+
+def _on_disk(store: ExemplarStore, requests: Sequence[ForgetSet]) -> Deletions:
+    """Time deletions from a run on disk: shards, receipt and ledger, flushed; and writing all shards."""
+    with tempfile.TemporaryDirectory(dir=ROOT) as scratch:
+        runs: list[RunFolder] = []
+        anew = seconds_of(lambda: runs.append(run_of(store, Path(scratch) / "run")))
+        return Deletions(len(store), "on disk", anew, _timed(partial(forget, runs[0]), requests))
+
+
+def run_of(store: ExemplarStore, path: Path) -> RunFolder:
+    """Write a run with these exemplars, whose network is small and as good as none."""
+    config = load_config(CONFIGS / "digits_spm.yaml")
+    unet = build_denoiser(config.model, (8, 8, 1), len(_NAMES)).eval()
+    sampler = build_sampler(config.sampling.sampler, config.noise.build())
+    pipeline = SemiParametricDDPMPipeline(unet, sampler, store)
+    manifest = RunManifest(config.digest, "noise", store.class_names, store.image_shape)
+    run = RunFolder.create(path, config, manifest)
+    run.complete_training(pipeline, TrainingRecord(0.0, 0, 0.0, 0, weights_digest(pipeline)))
+    return run
+
+
+def _requests(ids: np.ndarray, repeats: int) -> list[ForgetSet]:
+    """Return requests for different images, for one each and then for several."""
+    sizes = [1] * (repeats + 1) + [SEVERAL] * max(2, repeats // 3)
+    order = numpy_generator(0, "requests").permutation(len(ids))
+    *parts, _ = np.split(order, np.cumsum(sizes))
+    return [ForgetSet(ids[part], "speed") for part in parts]
+
+
+def _timed(delete: Callable[[ForgetSet], object], requests: Sequence[ForgetSet]) -> dict[int, list[float]]:
+    """Return the seconds of deletions by their size; the first one does not count."""
+    delete(requests[0])
+    taken: dict[int, list[float]] = {}
+    for request in requests[1:]:
+        taken.setdefault(len(request), []).append(seconds_of(partial(delete, request)))
+    return taken
+
+
+@torch.no_grad()
+def _encoding_seconds(repeats: int) -> float:
+    """Return the seconds that encoding one exemplar takes with the network of the CIFAR-10 recipe."""
+    config, device = load_config(CONFIGS / "cifar10_spm.yaml"), process_state().device
+    unet = build_denoiser(config.model, (32, 32, 3), len(_NAMES)).eval().to(device)
+    assert isinstance(unet, SemiParametricUNet2DModel)
+    images = torch.rand(_ENCODED, 3, 32, 32, device=device)
+    unet.encode_exemplars(images[:8])
+    times = [seconds_of(partial(unet.encode_exemplars, images)) for _ in range(max(1, repeats // 4))]
+    return float(np.median(times)) / _ENCODED

@@ -1,0 +1,258 @@
+"""The speed of unlearning methods: a step of each, against a loop by hand of the same method.
+
+Both take their steps in turns, one by one. The first step does not count, and with it copies of networks,
+masks, Fisher information and adversarial examples, which come before it.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from threading import Semaphore, local
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from evaluation import handwritten_classifier_loops, handwritten_diffusion_loops
+from evaluation.handwritten_training import Images, Request
+from evaluation.timing import Row, synchronise
+from gen_unlearn.config import load_config
+from gen_unlearn.data import IndexedImages, load_split
+from gen_unlearn.methods.budget import Budget
+from gen_unlearn.methods.classification.table import build_method as classifier_method
+from gen_unlearn.methods.diffusion.denoising import DenoisingModel
+from gen_unlearn.methods.diffusion.table import build_method as diffusion_method
+from gen_unlearn.methods.method import UnlearningMethod
+from gen_unlearn.methods.unlearn_data import UnlearnData
+from gen_unlearn.models.denoiser import build_denoiser
+from gen_unlearn.pixels import to_model_input
+from gen_unlearn.repro import image_ids, numpy_generator
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TARGET = 1.05
+FORGET, RETAIN, HELDOUT = 320, 1280, 320
+"""Noise images of the size of CIFAR's: a class to forget, nine others, and both held out."""
+
+CLASSIFIERS: dict[str, dict[str, Any]] = {
+    "fine-tune": {"epochs": 2},
+    "l1-sparse": {"epochs": 2},
+    "gradient-ascent": {"epochs": 7},
+    "neggrad-plus": {"epochs": 1},
+    "random-labels": {"epochs": 2},
+    "salun": {"epochs": 2},
+    "salun-soft": {"epochs": 2},
+    "scrub": {"epochs": 2},
+    "bad-teacher": {"epochs": 3},
+    "cf-k": {"epochs": 4},
+    "eu-k": {"epochs": 4},
+    "msg": {"epochs": 2},
+    "ct": {"epochs": 2},
+    "fcs": {"epochs": 2},
+    "unsir": {"epochs": 1, "noise_steps": 0, "copies": 8},
+    "boundary-shrink": {"epochs": 7},
+    "boundary-expand": {"epochs": 7},
+    "amun": {"epochs": 1, "epsilon": 1.0},
+    "task-arithmetic": {"epochs": 7},
+    "negmerge": {"epochs": 2},
+    "regun": {"epochs": 1},
+}
+"""Settings that give about 30 steps; all have batches of 64."""
+
+DENOISE = {"steps": 11, "batch_forget": 16, "batch_retain": 16}
+DENOISERS: dict[str, dict[str, Any]] = {
+    "erasediff": {"steps": 5},
+    "selective-amnesia": {
+        "replay_per_class": 15,
+        "fisher_samples": 10,
+        "fisher_draws": 1,
+        "sampler_steps": 2,
+    },
+    "sfr-on": {"fisher_samples": 10},
+}
+"""Settings besides those of all."""
+
+
+def method_rows(repeats: int) -> list[Row]:
+    """Time a step of every method that takes steps, for classifiers and for denoisers."""
+    network, noise = _classifier(), _noise_request()
+    repeats = min(repeats, 5)
+    classifiers = [
+        _timed(
+            f"step of {name}, classifier",
+            classifier_method(name, {"batch_forget": 64, "batch_retain": 64} | CLASSIFIERS[name]),
+            network,
+            noise,
+            loop,
+            repeats,
+        )
+        for name, loop in handwritten_classifier_loops.LOOPS.items()
+    ]
+    model, digits = _denoiser()
+    denoisers = [
+        _timed(
+            f"step of {name}, denoiser",
+            diffusion_method(name, DENOISE | DENOISERS.get(name, {})),
+            model,
+            digits,
+            loop,
+            repeats,
+        )
+        for name, loop in handwritten_diffusion_loops.LOOPS.items()
+    ]
+    return [
+        *_summary("classifier", classifiers),
+        *_summary("denoiser", denoisers),
+        *(times.row for times in classifiers + denoisers),
+    ]
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """How long the steps of a method took.
+
+    Attributes:
+        row: of the ratio.
+        overhead: seconds that a step takes more than one by hand.
+    """
+
+    row: Row
+    overhead: float
+
+
+def _timed(
+    work: str,
+    method: UnlearningMethod,
+    model: nn.Module,
+    data: UnlearnData,
+    loop: Callable[..., None],
+    repeats: int,
+) -> StepTimes:
+    """Time a method and its loop; their first run does not count."""
+    accelerator, device = Accelerator(), Accelerator().device
+    seen = data.only(method.needs)
+    request = Request(*(_on(device, part) for part in (data.forget, data.retain, data.heldout)))
+
+    def ours() -> None:
+        method(model, seen, accelerator=accelerator, seed=0, budget=Budget())
+
+    def by_hand() -> None:
+        loop(copy.deepcopy(model), request, method)
+
+    turns = [_Turns().seconds(ours, by_hand) for _ in range(repeats + 1)][1:]
+    pairs = [(sum(own[1:]), sum(hand[1:])) for own, hand in turns]
+    usual = float(np.median([np.mean(hand[1:]) for _, hand in turns]))
+    row = Row.of_ratio(work, f"a loop by hand, {1000 * usual:.1f} ms a step", pairs, TARGET)
+    return StepTimes(row, (row.value - 1) * usual)
+
+
+class _Turns:
+    """Two trainings, each in a thread of its own, that take their optimiser steps in turns.
+
+    So a machine whose speed drifts slows both, and both have the same share of its caches.
+    """
+
+    def __init__(self) -> None:
+        self._may_go = (Semaphore(1), Semaphore(0))
+        self._seconds: tuple[list[float], list[float]] = ([], [])
+        self._place = local()
+
+    def seconds(
+        self, first: Callable[[], object], second: Callable[[], object]
+    ) -> tuple[list[float], list[float]]:
+        """Return the seconds of every step of both, the preparation in those of the first step.
+
+        Raises:
+            ValueError: they did not take the same number of steps.
+        """
+        handle = register_optimizer_step_post_hook(lambda *_: self._hand_over())
+        try:
+            with ThreadPoolExecutor(2) as threads:
+                both = [threads.submit(self._run, place, work) for place, work in enumerate((first, second))]
+            for one in both:
+                one.result()
+        finally:
+            handle.remove()
+        if len(self._seconds[0]) != len(self._seconds[1]):
+            raise ValueError(f"expected as many steps by hand, got {[len(one) for one in self._seconds]}")
+        return self._seconds
+
+    def _run(self, place: int, work: Callable[[], object]) -> None:
+        self._place.number = place
+        self._wait()
+        try:
+            work()
+        finally:
+            self._may_go[1 - place].release()
+
+    def _wait(self) -> None:
+        self._may_go[self._place.number].acquire()
+        self._place.started = time.perf_counter()
+
+    def _hand_over(self) -> None:
+        synchronise()
+        place = self._place.number
+        self._seconds[place].append(time.perf_counter() - self._place.started)
+        self._may_go[1 - place].release()
+        self._wait()
+
+
+def _summary(family: str, times: list[StepTimes]) -> list[Row]:
+    """Return the worst and the median ratio of all methods of a family, and what a step costs more."""
+    worst = max(times, key=lambda one: one.row.value).row
+    missed = sum(not one.row.met for one in times)
+    title = f"step of {len(times)} methods for a {family}"
+    ratios = [one.row.value for one in times]
+    extra = [1e6 * one.overhead for one in times]
+    return [
+        Row.of(f"{title}, the median", "loops by hand", ratios, " x", TARGET),
+        replace(worst, work=f"{title}, the worst", compared_with=f"{worst.work}; {missed} miss the target"),
+        Row.of(f"{title}, what it costs more", "loops by hand, the median", extra, " us"),
+    ]
+
+
+def _on(device: torch.device, images: IndexedImages) -> Images:
+    """Return images and labels on a device."""
+    inputs = to_model_input(images.all_images())
+    return Images(inputs.to(device), torch.from_numpy(images.labels).to(device))
+
+
+def _classifier() -> nn.Module:
+    """Return three convolutions of stride 2 with batch normalisation, and a linear layer, fresh weights."""
+    channels = (3, 16, 32, 64)
+    blocks = [
+        nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU())
+        for before, after in pairwise(channels)
+    ]
+    network = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(channels[-1] * 4 * 4, 10))
+    return network.to(Accelerator().device).eval()
+
+
+def _noise_request() -> UnlearnData:
+    """Return noise in ten classes: the first to forget, the others to retain, all of them held out."""
+    draws = numpy_generator(0, "methods")
+    pixels = draws.integers(0, 256, (FORGET + RETAIN + HELDOUT, 32, 32, 3), dtype=np.uint8)
+    labels = np.concatenate([np.zeros(FORGET), 1 + np.arange(RETAIN) % 9, np.arange(HELDOUT) % 10])
+    names = tuple(map(str, range(10)))
+    every = IndexedImages(pixels, labels.astype(np.int64), image_ids(pixels), names, ("",) * len(pixels))
+    starts = np.split(np.arange(len(every)), [FORGET, FORGET + RETAIN])
+    return UnlearnData(*(every.select(rows) for rows in starts))
+
+
+def _denoiser() -> tuple[DenoisingModel, UnlearnData]:
+    """Return the denoiser of the digits, fresh weights, and the request to forget the class 3."""
+    config = load_config(CONFIGS / "digits_ddpm.yaml")
+    split = load_split(config.data)
+    classes = len(split.train.class_names)
+    network = build_denoiser(config.model, split.train.image_shape, classes)
+    forget = split.train.labels == 3
+    data = UnlearnData(split.train.select(forget), split.train.select(~forget), split.test)
+    return DenoisingModel(network, config.noise.build(), classes).to(Accelerator().device).eval(), data
