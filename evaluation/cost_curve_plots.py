@@ -24,7 +24,7 @@ _LEAST_RANGE = 100.0
 def draw_curves(curves: Sequence[Curve], path: Path) -> None:
     """Write one picture of all curves."""
     variables = list(dict.fromkeys(curve.variable for curve in curves))
-    figure = Figure(figsize=(3.3 * len(variables), 5.6), layout="constrained")
+    figure = Figure(figsize=(3.4 * len(variables), 5.6), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(2, len(variables), squeeze=False)
     for column, variable in enumerate(variables):
@@ -32,7 +32,7 @@ def draw_curves(curves: Sequence[Curve], path: Path) -> None:
         time, memory = grid[0, column], grid[1, column]
         for place, curve in enumerate(drawn):
             _draw(time, place, curve, curve.seconds, curve.work, curve.time_exponent)
-            named = f"{curve.work}: {curve.memory_is}" if len(drawn) > 1 else curve.memory_is
+            named = f"{curve.work}, {curve.memory_is}" if len(drawn) > 1 else curve.memory_is
             _draw(memory, place, curve, curve.memory, named, curve.memory_exponent)
         for axes, units in ((time, _SECONDS), (memory, _BYTES)):
             _lay_out(axes, drawn[0].sizes, units)
@@ -47,15 +47,16 @@ def _draw(
 ) -> None:
     """Draw one line; write its name and exponent at the top."""
     axes.plot(curve.sizes, values, "o-", color=_COLOURS[place], markersize=3.5, linewidth=1.4)
-    axes.text(
+    text = axes.text(
         0.03,
         0.98 - 0.085 * place,
-        f"{name}, exponent {exponent.value:.2f} ± {exponent.standard_error:.2f}",
+        f"{name}: exponent {exponent.value:.2f} ± {exponent.standard_error:.2f}",
         transform=axes.transAxes,
         va="top",
         fontsize=7,
         color=_COLOURS[place],
     )
+    text.set_in_layout(False)
 
 
 def _lay_out(axes: Axes, sizes: Sequence[int], units: dict[float, str]) -> None:
@@ -72,7 +73,7 @@ def _lay_out(axes: Axes, sizes: Sequence[int], units: dict[float, str]) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _with_unit(value, units)))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=7.5)
+    axes.tick_params(labelsize=7)
 
 
 def _with_unit(value: float, units: dict[float, str]) -> str:

@@ -170,14 +170,14 @@ def store_curves(repeats: int) -> Iterator[Curve]:
     for count in STORE_SIZES:
         data = noise_images(count)
         store = ExemplarStore.from_images(data)
-        leaving = numpy_generator(0, "leaving").permutation(count)[: 2 * repeats + 1]
-        requests = [ForgetSet(data.ids[[row]], "costs") for row in leaving[: repeats + 1]]
+        leaving = numpy_generator(0, "leaving").permutation(count)[: 5 * repeats + 1]
+        requests = [ForgetSet(data.ids[[row]], "costs") for row in leaving[repeats:]]
         in_memory.append(
             (_median_of_later(partial(store.delete, each) for each in requests), _bytes_of(store))
         )
         with tempfile.TemporaryDirectory(dir=ROOT) as scratch:
             run = run_of(store, Path(scratch) / "run")
-            found = _in_a_child(run.path, ids_to_hex(data.ids[leaving[repeats + 1 :]]))
+            found = _in_a_child(run.path, ids_to_hex(data.ids[leaving[:repeats]]))
         forgetting.append(_median_and_peak(found[:repeats]))
         opening.append(_median_and_peak(found[repeats:]))
     peak = "peak of a process"
