@@ -110,7 +110,7 @@ def _rows_of(
         pairs = [(seconds[1], seconds[stack]) for seconds in taken]
         idle = 1 - sum(steps) / sum(stack * steps[start] for start in range(0, len(steps), stack))
         reason = f"{idle:.0%} of what stacks compute is places without an adapter or with one that is done"
-        rows.append(Row.of_ratio(work, "one at a time, one thread", pairs, FASTER, "higher", reason))
+        rows.append(Row.of_ratio(work, "one at a time, both in one thread", pairs, FASTER, "higher", reason))
     return rows
 
 

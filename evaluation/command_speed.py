@@ -48,16 +48,16 @@ def command_rows(repeats: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         generator, classifier, ensemble = _runs(Path(scratch))
         light = {
-            "--help": ["--help"],
-            "info": ["info"],
-            "info RUN, a generator": ["info", generator],
-            "info RUN, a classifier": ["info", classifier],
-            "forget RUN, a class that there is not": ["forget", generator, "--class", "x"],
-            "verify, a folder that is no run": ["verify", scratch],
+            "--help": (["--help"], 0),
+            "info": (["info"], 0),
+            "info RUN, a generator": (["info", generator], 0),
+            "info RUN, a classifier": (["info", classifier], 0),
+            "forget RUN, a class that there is not": (["forget", generator, "--class", "x"], 2),
+            "verify, a folder that is no run": (["verify", scratch], 2),
         }
         rows = [
-            Row.of(f"gen-unlearn {work}", python, _seconds(_verb(*words), repeats), " s", _TARGET)
-            for work, words in light.items()
+            Row.of(f"gen-unlearn {work}", python, _seconds(_verb(*words), repeats, status), " s", _TARGET)
+            for work, (words, status) in light.items()
         ]
         torch = _median(["-c", "import scipy.linalg, torch"], few)
         seconds = _seconds(_verb("info", ensemble), few)
@@ -111,16 +111,19 @@ def _verb(*words: str) -> list[str]:
     return ["-m", "gen_unlearn", *words]
 
 
-def _seconds(arguments: list[str], repeats: int) -> list[float]:
+def _seconds(arguments: list[str], repeats: int, status: int = 0) -> list[float]:
     """Return the seconds of a Python process, after one that fills the caches of files.
 
-    Modules are compiled once, as they are where the package is installed.
+    Modules are compiled once, as they are where the package is installed. A RuntimeError says that a process
+    ended with another status than it should.
     """
     command = [sys.executable, *arguments]
     compiling = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def work() -> None:
-        subprocess.run(command, capture_output=True, check=False, env=compiling)
+        ended = subprocess.run(command, capture_output=True, check=False, env=compiling)
+        if ended.returncode != status:
+            raise RuntimeError(f"expected status {status}, got {ended.returncode}: {ended.stderr.decode()}")
 
     work()
     return [seconds_of(work) for _ in range(repeats)]

@@ -14,7 +14,6 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,7 +24,7 @@ import numpy as np
 from evaluation.adapter_speed import random_records
 from evaluation.cost_curve_plots import draw_curves
 from evaluation.deletion_speed import noise_images, run_of
-from evaluation.timing import seconds_of
+from evaluation.timing import scratch_folder, seconds_of
 from gen_unlearn.adapters.ensemble import AdapterEnsemble
 from gen_unlearn.adapters.recipe import EnsembleRecipe
 from gen_unlearn.adapters.ridge import RidgeHeads
@@ -175,15 +174,15 @@ def store_curves(repeats: int) -> Iterator[Curve]:
         in_memory.append(
             (_median_of_later(partial(store.delete, each) for each in requests), _bytes_of(store))
         )
-        with tempfile.TemporaryDirectory(dir=ROOT) as scratch:
-            run = run_of(store, Path(scratch) / "run")
+        with scratch_folder() as scratch:
+            run = run_of(store, scratch / "run")
             found = _in_a_child(run.path, ids_to_hex(data.ids[leaving[:repeats]]))
         forgetting.append(_median_and_peak(found[:repeats]))
         opening.append(_median_and_peak(found[repeats:]))
     peak = "peak of a process"
     yield _curve("exemplars", "delete 1 in memory", STORE_SIZES, in_memory, "arrays")
     yield _curve("exemplars", "delete 1 on disk", STORE_SIZES, forgetting, peak)
-    yield _curve("exemplars", "open the store", STORE_SIZES, opening, peak)
+    yield _curve("exemplars", "open the store", STORE_SIZES, opening, f"{peak} that also deleted")
 
 
 def ensemble_curves(repeats: int) -> Iterator[Curve]:

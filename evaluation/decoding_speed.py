@@ -6,7 +6,6 @@ computes the id of every image, a digest of its pixels, and reads each file's co
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
 from evaluation.picture_folders import write_pictures
-from evaluation.timing import Row, in_turns, seconds_of
+from evaluation.timing import Row, fastest_workers, in_turns
 from gen_unlearn.data import DataConfig, load_folder, load_images
 from gen_unlearn.repro import numpy_generator
 
@@ -80,10 +79,7 @@ def _loading_row(work: str, folder: Path, pixels: int, repeats: int) -> Row:
     """Compare the speed, after a look that the pixels are the same."""
     for found, expected in zip(load(folder, pixels), load_with_torchvision(folder, pixels, 0), strict=True):
         np.testing.assert_array_equal(found, expected)
-    choices = [workers for workers in (0, 1, 2, 4) if workers <= (os.cpu_count() or 1)]
-    best = min(
-        choices, key=lambda workers: seconds_of(lambda: load_with_torchvision(folder, pixels, workers))
-    )
+    best = fastest_workers(lambda workers: load_with_torchvision(folder, pixels, workers))
     pairs = in_turns(
         lambda: load_with_torchvision(folder, pixels, best), lambda: load(folder, pixels), repeats
     )
@@ -104,7 +100,7 @@ def _lazy_row(folder: Path, repeats: int) -> Row:
         for _ in _loader(folder, 32, workers, shuffle=True):
             pass
 
-    best = min((0, 2), key=lambda workers: seconds_of(lambda: read_with(workers)))
+    best = fastest_workers(read_with)
     pairs = in_turns(lambda: read_with(best), read, repeats)
     work = "speed of a pass over images on disk, each checked by its id"
     return Row.of_ratio(work, f"ImageFolder, DataLoader, {best} workers", pairs, 1.0, "higher")

@@ -39,7 +39,10 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSES, LARGEST = 10, 1024
 TARGETS = {10: 1.05, 100: 1.10, LARGEST: 1.15}
 PLAIN = "plain UNet of the same size"
+COMPOSED = f"{PLAIN}; both a preparation and so many times a measured step"
 TRAINING_STEPS, REFRESH_STEPS = 12, 4
+HEADS = 4
+"""Heads that a dot-product fusion has if a recipe names none."""
 
 
 def generator_rows(repeats: int) -> list[Row]:
@@ -63,6 +66,7 @@ def _step_rows(config: RunConfig, repeats: int) -> list[Row]:
     """
     steps, labels = config.sampling.num_inference_steps, [index % CLASSES for index in range(40)]
     spm, plain = _pipelines(config, _noise(CLASSES * LARGEST))
+    _fill_bank(spm, 8)
     encoding = seconds_of(lambda: _fill_bank(spm, 256)) / 256
     noise = torch.randn(len(labels), 3, 32, 32, device=spm.device)
     timestep = torch.tensor(500, device=spm.device)
@@ -80,11 +84,11 @@ def _step_rows(config: RunConfig, repeats: int) -> list[Row]:
             whole = np.array(found[f"prepare {count}"]) + steps * np.array(found[f"step {count}"])
             pairs = list(zip(whole, steps * np.array(found["plain"]), strict=True))
             work = f"SPM sampling, {CLASSES} x {count:,} exemplars, {note}, 32 x 32, {steps} steps"
-            rows.append(Row.of_ratio(work, PLAIN, pairs, target))
+            rows.append(Row.of_ratio(work, COMPOSED, pairs, target))
         if guidance == 1:
             one_image = steps * np.array(found["plain"]) / len(labels)
             pairs = [(CLASSES * LARGEST * encoding, seconds) for seconds in one_image]
-            work = f"encoding {CLASSES * LARGEST:,} exemplars of 32 x 32, once"
+            work = f"encoding {CLASSES * LARGEST:,} exemplars of 32 x 32, once, scaled from 256"
             rows.append(Row.of_ratio(work, "sampling of one image, no guidance", pairs))
     return rows
 
@@ -135,7 +139,7 @@ def _training_rows(config: RunConfig, data: IndexedImages, repeats: int) -> list
         ("staying", f"exemplars encoded every {REFRESH_STEPS} steps", 1.25),
     ):
         pairs = list(zip(found[name], found["plain"], strict=True))[1:]
-        work = f"SPM training step, {CLASSES} x {smallest} to {largest} exemplars, {note}"
+        work = f"SPM training step, {CLASSES} x {smallest} to {largest} exemplars, {note}, 8 x 8"
         rows.append(Row.of_ratio(work, "plain step on the same images", pairs, target))
     return rows
 
@@ -148,11 +152,14 @@ def _memory_rows() -> list[Row]:
         ("dot-product", FusionBlock, 256),
         ("additive", AdditiveFusionBlock, 256),
     ):
-        dense = 128 * 16 * LARGEST * 16 * channels * 4 / 1e9
+        pairs = 128 * 16 * LARGEST * 16 * 4 / 1e9
+        dense = f"scores of all pairs in {HEADS} heads: {HEADS * pairs:.2g} GB"
+        if kind is AdditiveFusionBlock:
+            dense = f"dense pairs: {pairs * channels:.0f} GB a tensor, {4 * pairs * channels:.0f} GB for four"
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
             gigabytes = fresh.submit(fusion_gigabytes, kind, channels).result()
         work = f"{name} fusion, 128 queries, {LARGEST:,} exemplars, 16 x {channels}: peak memory"
-        rows.append(Row.of(work, f"one dense tensor of all pairs: {dense:.0f} GB", [gigabytes], " GB", 0.5))
+        rows.append(Row.of(work, dense, [gigabytes], " GB", 0.5))
     return rows
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,8 @@ def fcs(network: nn.Module, request: Request, settings: Fcs) -> None:
     """Make outputs uniform, then contrast and repair in turns, each time with an optimiser of its own."""
     for epoch in range(settings.uniform_epochs + settings.epochs):
         uniform = epoch < settings.uniform_epochs
-        optimizer = optimizer_of(network.eval(), settings)
+        lr = settings.uniform_lr if uniform else settings.contrast_lr
+        optimizer = optimizer_of(network.eval(), replace(settings, lr=lr, weight_decay=0.0))
         others = request.retain.shuffled(settings.batch_retain)
         for rows, kept in zip(
             request.forget.shuffled(settings.batch_forget), itertools.cycle(others), strict=False

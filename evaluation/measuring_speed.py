@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from evaluation.clean_fid_folders import clean_fid_distance
 from evaluation.folder_distances import clean_fid_extractor, distance, features_of
 from evaluation.folder_networks import BATCH, inception, small_network
 from evaluation.picture_folders import write_pictures
-from evaluation.timing import Row, in_turns, seconds_of
+from evaluation.timing import Row, fastest_workers, in_turns, seconds_of
 from gen_unlearn.image_sets import ImageArray, open_images
 from gen_unlearn.judging.distances import measure_frechet
 from gen_unlearn.metrics.data_copying import authenticity, copying_z, mean_minimum_cosine_distance
@@ -32,7 +31,7 @@ from gen_unlearn.processes import process_state
 from gen_unlearn.repro import numpy_generator
 
 ROOT = Path(__file__).parents[1]
-PICTURES, FEW_PICTURES = 1000, 16
+PICTURES, FEW_PICTURES = 400, 16
 """Pictures of each folder for a small network, and for Inception-V3."""
 
 MEASURED = 10_000
@@ -51,7 +50,7 @@ def measuring_rows(repeats: int) -> list[Row]:
             _memory_row(generated, reference),
             _inception_row(small, few),
         ]
-    return [*rows, _statistics_row(repeats), *_measure_rows(few)]
+    return [*rows, _statistics_row(repeats), *_measure_rows(min(repeats, 2))]
 
 
 def _folder_rows(generated: Path, reference: Path, repeats: int) -> list[Row]:
@@ -62,7 +61,7 @@ def _folder_rows(generated: Path, reference: Path, repeats: int) -> list[Row]:
         return clean_fid_distance(generated, reference, network, workers)
 
     np.testing.assert_allclose(distance(generated, reference, network), theirs(0), rtol=1e-4)
-    best = _fastest(theirs)
+    best = fastest_workers(theirs)
     pairs = in_turns(lambda: theirs(best), lambda: distance(generated, reference, network), repeats)
     work = f"speed of features and FID of two folders of {PICTURES:,} PNG files, a small network"
     return [Row.of_ratio(work, f"clean-fid, {best} workers", pairs, 1.0, "higher")]
@@ -100,12 +99,6 @@ def _inception_row(folder: Path, repeats: int) -> Row:
     reason = f"the network, the same on both sides, is {share:.0%} of the time"
     work = f"speed of features of {FEW_PICTURES} PNG files, Inception-V3 with fresh weights"
     return Row.of_ratio(work, "clean-fid, without workers", pairs, 1.0, "higher", reason)
-
-
-def _fastest(work: Callable[[int], object]) -> int:
-    """Return the number of workers that some work is done fastest with."""
-    choices = [workers for workers in (0, 1, 2, 4) if workers <= (os.cpu_count() or 1)]
-    return min(choices, key=lambda workers: seconds_of(lambda: work(workers)))
 
 
 def _statistics_row(repeats: int) -> Row:

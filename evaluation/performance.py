@@ -3,8 +3,8 @@
     python -m evaluation.performance
 
 Each row is a median over repeats with its spread, and names what it is compared with and its target. Writes
-``performance.json``, the table as ``performance.md`` and the cost curves to ``evaluation/results``. ``--only
-measuring`` measures one part again and keeps what was found of the others.
+``performance.json`` and, as a table, ``performance.md`` to ``evaluation/results``. ``--only commands`` measures
+a part again and keeps what was found of the others; ``--only imagenet`` adds one that takes long.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from evaluation.adapter_speed import adapter_rows
-from evaluation.classifier_speed import classifier_rows
+from evaluation.classifier_speed import classifier_rows, imagenet_rows
 from evaluation.command_speed import command_rows
 from evaluation.decoding_speed import decoding_rows
 from evaluation.deletion_speed import deletion_rows
@@ -32,10 +32,21 @@ from evaluation.measuring_speed import measuring_rows
 from evaluation.method_speed import method_rows
 from evaluation.timing import Row, seconds_of
 from gen_unlearn.atomic import write_text
+from gen_unlearn.config import load_recipe
 from gen_unlearn.processes import process_state
 from gen_unlearn.repro import software_versions
 
 RESULTS = Path(__file__).parent / "results"
+CONFIGS = Path(__file__).parents[1] / "configs"
+RECIPES = (
+    "digits_spm",
+    "digits_ddpm",
+    "digits_lora",
+    "cifar10_spm",
+    "cifar10_spm_classifier",
+    "cifar10_small_spm_classifier",
+    "imagenet_spm_classifier",
+)
 PARTS: dict[str, Callable[[int], list[Row]]] = {
     "generators": generator_rows,
     "deletion": deletion_rows,
@@ -46,7 +57,10 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "decoding": decoding_rows,
     "classifiers": classifier_rows,
     "ensembles": ensemble_rows,
+    "imagenet": imagenet_rows,
 }
+USUAL = tuple(name for name in PARTS if name != "imagenet")
+"""Parts that are measured if none is named."""
 
 
 def main() -> None:
@@ -59,14 +73,14 @@ def main() -> None:
     path = arguments.results / "performance.json"
     parts: dict[str, Any] = {}
     if arguments.only and path.exists():
-        parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
-    for name in [arguments.only] if arguments.only else PARTS:
-        parts[name] = measure(name, arguments.repeats)
-    parts = {name: parts[name] for name in PARTS if name in parts}
+        parts = json.loads(path.read_text(encoding="utf-8")).get("parts", {})
     arguments.results.mkdir(parents=True, exist_ok=True)
-    result = {"command": "python -m evaluation.performance", "parts": parts}
-    write_text(path, json.dumps(result, indent=2) + "\n")
-    write_text(path.with_suffix(".md"), table(parts))
+    for name in [arguments.only] if arguments.only else USUAL:
+        parts[name] = measure(name, arguments.repeats)
+        parts = {name: parts[name] for name in PARTS if name in parts}
+        result = {"command": "python -m evaluation.performance", "recipes": recipes(), "parts": parts}
+        write_text(path, json.dumps(result, indent=2) + "\n")
+        write_text(path.with_suffix(".md"), table(parts))
 
 
 def measure(name: str, repeats: int) -> dict[str, Any]:
@@ -84,6 +98,11 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
         "versions": software_versions(),
         "rows": [asdict(row) for row in rows],
     }
+
+
+def recipes() -> dict[str, str]:
+    """Return the digests of the recipes whose networks are timed."""
+    return {name: load_recipe(CONFIGS / f"{name}.yaml").digest for name in RECIPES}
 
 
 def machine() -> dict[str, str | int]:

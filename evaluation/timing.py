@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
@@ -77,8 +81,9 @@ class Row:
 
     @property
     def measured(self) -> str:
-        """The number with its spread and unit."""
-        return f"{self.value:.3g} ± {self.spread:.2g}{self.unit}"
+        """The number with its unit, and with its spread if there is one."""
+        spread = f" ± {self.spread:.2g}" if self.spread else ""
+        return f"{self.value:.3g}{spread}{self.unit}"
 
     @property
     def verdict(self) -> str:
@@ -112,6 +117,21 @@ def in_turns(work: Callable[[], object], reference: Callable[[], object], repeat
     work()
     reference()
     return [(seconds_of(work), seconds_of(reference)) for _ in range(repeats)]
+
+
+def fastest_workers(work: Callable[[int], object]) -> int:
+    """Return the number of worker processes that some work is done fastest with, none to four."""
+    choices = [workers for workers in (0, 1, 2, 4) if workers <= (os.cpu_count() or 1)]
+    return min(choices, key=lambda workers: seconds_of(lambda: work(workers)))
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a folder on the disk of the checkout, which a folder for temporary files may not be on."""
+    runs = Path(__file__).parents[1] / "runs"
+    runs.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=runs) as folder:
+        yield Path(folder)
 
 
 def synchronise() -> None:

@@ -103,6 +103,7 @@ def decode_image(
             if isinstance(source, Image.Image):
                 return _to_array(ImageOps.exif_transpose(source), size, channels)
             with Image.open(_open_bytes(source), formats=_FORMATS) as image:
+                _refuse_bombs(image)
                 ImageOps.exif_transpose(image, in_place=True)
                 return _to_array(image, size, channels)
     except _DECODER_ERRORS as error:
@@ -118,6 +119,16 @@ def image_files(folder: Path) -> list[Path]:
         ValueError: a link to a folder, or a link to a file outside `folder`.
     """
     return list(_walk(folder, folder.resolve()))
+
+
+def _refuse_bombs(image: Image.Image) -> None:
+    """Raise what Pillow only warns of, whatever other threads do to the filters of warnings."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise Image.DecompressionBombError(
+            f"{image.width} x {image.height} pixels are more than the limit of {limit}, "
+            "which decompression bombs exceed"
+        )
 
 
 class _StrictWarnings:

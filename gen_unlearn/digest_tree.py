@@ -58,6 +58,8 @@ class DigestTree:
     def drop(self, ids: np.ndarray) -> None:
         """Forget what ids ``(n, 16)`` that were added or removed are part of."""
         self._digest = ""
+        if not self._known:
+            return
         for bits in map(bits_of, first_words(ids).tolist()):
             for length in range(self._longest + 1):
                 self._known.pop(bits[:length], None)
@@ -77,7 +79,7 @@ class DigestTree:
             if len(prefix) == GROUP_BITS:
                 listed = _Listed(listed.exemplars, [Piece.of_group(prefix, listed.pieces)])
         if shard:
-            part = rows.select(span).select(held[span])
+            part = Rows(rows.pixels[:0], rows.labels[span][held[span]], rows.ids[span][held[span]])
             count = len(part.ids)
             listed = _Listed(count, [Piece.of_rows(prefix, part)] if count else [])
         self._known[prefix], self._longest = listed, max(self._longest, len(prefix))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -32,6 +33,9 @@ from gen_unlearn.repro import (
 )
 from gen_unlearn.shards import Rows, digest_of_rows
 
+_ROWS = threading.RLock()
+"""Held while the rows of a store change, and to look at them, which may close gaps; shared by all stores."""
+
 
 class ExemplarStore(ModelMixin, ConfigMixin):
     """The training images that a semi-parametric model may look at, addressed by id.
@@ -41,8 +45,9 @@ class ExemplarStore(ModelMixin, ConfigMixin):
     those of a store that never held the deleted images. The store stays in host memory whatever device its
     pipeline moves to. To change one on disk without loading it, use `gen_unlearn.exemplar_changes`.
 
-    A deletion erases the rows where they are, whatever the number of the others; whoever looks at the rows
-    next has the gaps closed. Arrays are views: take them anew after a change.
+    A deletion erases the rows where they are, whatever the number of the others, once the digest of all is
+    known; whoever looks at the rows next has the gaps closed, which copies the others. Arrays are views: take
+    them anew after a change.
 
     Args:
         height: image height in pixels.
@@ -80,20 +85,17 @@ class ExemplarStore(ModelMixin, ConfigMixin):
     @property
     def images(self) -> np.ndarray:
         """Images, uint8 ``(n, height, width, channels)``; a view, not a copy."""
-        self._close_gaps()
-        return self.pixels.numpy()
+        return self.rows.pixels
 
     @property
     def labels(self) -> np.ndarray:
         """Class indices, int64 ``(n,)``."""
-        self._close_gaps()
-        return self.classes.numpy()
+        return self.rows.labels
 
     @property
     def ids(self) -> np.ndarray:
         """Sample ids, uint8 ``(n, 16)``, sorted."""
-        self._close_gaps()
-        return self.digests.numpy()
+        return self.rows.ids
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -108,20 +110,24 @@ class ExemplarStore(ModelMixin, ConfigMixin):
     @property
     def digest(self) -> str:
         """SHA-256 of ids, labels, class names and image shape. The ids stand for the pixels."""
-        return self._tree.digest(self._rows_and_gaps, self._held)
+        with _ROWS:
+            return self._tree.digest(self._rows_and_gaps, self._held)
 
     @property
     def rows(self) -> Rows:
         """All exemplars; views, not copies."""
-        return Rows(self.images, self.labels, self.ids)
+        with _ROWS:
+            self._close_gaps()
+            return self._rows_and_gaps
 
     def holds(self, ids: np.ndarray) -> np.ndarray:
         """Return which of `ids`, uint8 ``(n, 16)``, are held, as bool ``(n,)``."""
-        keys, wanted = id_keys(self._rows_and_gaps.ids), id_keys(ids)
-        if not len(keys):
-            return np.zeros(len(wanted), dtype=bool)
-        first = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-        return np.asarray((keys[first] == wanted) & self._held[first])
+        with _ROWS:
+            keys, wanted = id_keys(self._rows_and_gaps.ids), id_keys(ids)
+            if not len(keys):
+                return np.zeros(len(wanted), dtype=bool)
+            first = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+            return np.asarray((keys[first] == wanted) & self._held[first])
 
     def by_class(self, label: int) -> np.ndarray:
         """Return the rows of one class, int64, in the order of their ids."""
@@ -151,19 +157,8 @@ class ExemplarStore(ModelMixin, ConfigMixin):
                 f"expected images of shape {self.image_shape} with classes {self.class_names}, "
                 f"got {data.image_shape} with {data.class_names}; nothing was added"
             )
-        before = len(self)
-        ids = np.concatenate([self.ids, data.ids])
-        labels = np.concatenate([self.labels, data.labels])
-        order = np.lexsort((labels, id_keys(ids)))
-        repeated = (ids[order[1:]] == ids[order[:-1]]).all(axis=1) & (labels[order[1:]] == labels[order[:-1]])
-        order = order[np.concatenate([[True], ~repeated])] if len(order) else order
-        pixels = np.empty((len(order), *self.image_shape), dtype=np.uint8)
-        held = order < before
-        pixels[held] = self.images[order[held]]
-        pixels[~held] = data.images[order[~held] - before]
-        self._replace_rows(pixels, labels[order], ids[order])
-        self._tree.drop(data.ids)
-        return len(self) - before
+        with _ROWS:
+            return self._add(data)
 
     def delete(self, forget: ForgetSet) -> DeletionReceipt:
         """Delete every image of `forget`, and say so in a receipt of level ``bit-exact``.
@@ -171,27 +166,28 @@ class ExemplarStore(ModelMixin, ConfigMixin):
         Raises:
             ValueError: an id is not held; nothing is deleted.
         """
-        unknown = forget.ids[~self.holds(forget.ids)]
-        if len(unknown):
-            raise ValueError(
-                f"{len(unknown)} of {len(forget)} ids are not in the store: "
-                f"{first_few(ids_to_hex(unknown))}; nothing was deleted"
-            )
-        started = time.perf_counter()
-        digest_before, count_before = self.digest, len(self)
-        counts = np.bincount(self._erase(forget.ids), minlength=len(self.class_names))
-        digest_after = self.digest
+        with _ROWS:
+            unknown = forget.ids[~self.holds(forget.ids)]
+            if len(unknown):
+                raise ValueError(
+                    f"{len(unknown)} of {len(forget)} ids are not in the store: "
+                    f"{first_few(ids_to_hex(unknown))}; nothing was deleted"
+                )
+            started = time.perf_counter()
+            digest_before, count_before = self.digest, len(self)
+            counts = np.bincount(self._erase(forget.ids), minlength=len(self.class_names))
+            digest_after, count_after = self.digest, len(self)
         return DeletionReceipt(
             artefact="exemplar store",
             level="bit-exact",
             reason=forget.reason,
             ids=tuple(ids_to_hex(forget.ids)),
             forget_digest=forget.digest,
-            removed=count_before - len(self),
+            removed=count_before - count_after,
             removed_per_class={
                 self.class_names[label]: int(counts[label]) for label in np.flatnonzero(counts)
             },
-            remaining=len(self),
+            remaining=count_after,
             digest_before=digest_before,
             digest_after=digest_after,
             seconds=time.perf_counter() - started,
@@ -253,6 +249,21 @@ class ExemplarStore(ModelMixin, ConfigMixin):
     def _rows_and_gaps(self) -> Rows:
         """All rows and, between them, the gaps: black, under the id of a row before, and not held."""
         return Rows(self.pixels.numpy(), self.classes.numpy(), self.digests.numpy())
+
+    def _add(self, data: IndexedImages) -> int:
+        before = len(self)
+        ids = np.concatenate([self.ids, data.ids])
+        labels = np.concatenate([self.labels, data.labels])
+        order = np.lexsort((labels, id_keys(ids)))
+        repeated = (ids[order[1:]] == ids[order[:-1]]).all(axis=1) & (labels[order[1:]] == labels[order[:-1]])
+        order = order[np.concatenate([[True], ~repeated])] if len(order) else order
+        pixels = np.empty((len(order), *self.image_shape), dtype=np.uint8)
+        held = order < before
+        pixels[held] = self.images[order[held]]
+        pixels[~held] = data.images[order[~held] - before]
+        self._replace_rows(pixels, labels[order], ids[order])
+        self._tree.drop(data.ids)
+        return len(self) - before
 
     def _erase(self, ids: np.ndarray) -> np.ndarray:
         """Make gaps of the rows of ids, which are sorted and held; return the labels that were there."""

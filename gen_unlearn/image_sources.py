@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -156,8 +157,9 @@ def _failures_of(
 ) -> dict[int, ImageDecodeError]:
     """Decode all rows, and return the errors of those that cannot be, or raise the first."""
     failures: dict[int, ImageDecodeError] = {}
-    with progress_bar(len(names), "read") as progress:
-        for rows, failed in threaded_batches(len(names), DECODED_TOGETHER, decode):
+    decoded = threaded_batches(len(names), DECODED_TOGETHER, decode)
+    with progress_bar(len(names), "read") as progress, closing(decoded):  # An error ends the threads, too.
+        for rows, failed in decoded:
             for row, error in failed.items():
                 if on_error == "raise":
                     reason = f"{error.reason}; repair or remove it, or set on_error to 'skip'"

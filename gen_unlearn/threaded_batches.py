@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,7 +14,9 @@ _THREADS = min(4, os.cpu_count() or 1)
 """More gain little: Python runs one at a time, and only what decodes, resizes and hashes runs beside it."""
 
 
-def threaded_batches(count: int, size: int, compute: Callable[[slice], T]) -> Iterator[tuple[slice, T]]:
+def threaded_batches(
+    count: int, size: int, compute: Callable[[slice], T]
+) -> Generator[tuple[slice, T], None, None]:
     """Yield the rows of every batch with what is computed of them, in order, a few batches ahead.
 
     A single batch is computed without a thread.

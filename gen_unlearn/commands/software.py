@@ -23,5 +23,8 @@ def _gpu() -> str:
     if driver is None:
         return "none"
     asked = [driver, "--query-gpu=name", "--format=csv,noheader"]
-    found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=5)
+    except subprocess.TimeoutExpired:
+        return "the driver does not answer"
     return found.stdout.partition("\n")[0] if found.returncode == 0 else "none"

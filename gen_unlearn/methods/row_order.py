@@ -19,7 +19,12 @@ def rows_of_steps(count: int, batch_size: int, seed: int) -> Iterator[np.ndarray
         count: rows of the data, at least 1.
         batch_size: rows of a step.
         seed: of the order.
+
+    Raises:
+        ValueError: there is no row.
     """
+    if count < 1:
+        raise ValueError("expected at least 1 row to take steps with, got none")
     waiting = np.empty(0, dtype=np.int64)
     for number in itertools.count():
         waiting = np.concatenate([waiting, numpy_generator(seed, "order", number).permutation(count)])

@@ -36,7 +36,7 @@ from gen_unlearn.report.images import Picture, page_picture
 _FLOOR = (
     "The second retrained model of a seed is the retrained model of the next one: levels of both rows are of "
     "the same models. The floor of a seed is a distance of two independent models, but each model is in two "
-    "of the floors: their intervals, and those of differences to them, are approximate."
+    "of the floors: the interval of their mean is too narrow, by a half with three seeds."
 )
 """What a reader of the tables is to know."""
 
