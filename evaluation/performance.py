@@ -2,9 +2,10 @@
 
     python -m evaluation.performance
 
-Each row is a median over repeats with its spread, and names what it is compared with and its target. Writes
-``performance.json`` and, as a table, ``performance.md`` to ``evaluation/results``. ``--only commands`` measures
-a part again and keeps what was found of the others; ``--only imagenet`` adds one that takes long.
+Each row is a median over repeats with its spread, and names what it is compared with and its target.
+The result is ``performance.json`` and, as a table, ``performance.md`` in ``evaluation/results``.
+``--only commands`` measures that part again and keeps what was found of the others; ``--only imagenet`` adds
+one that takes long.
 """
 
 from __future__ import annotations
