@@ -59,12 +59,12 @@ def generator_rows(repeats: int) -> list[Row]:
 
 
 def _step_rows(config: RunConfig, repeats: int) -> list[Row]:
-    """Time a batch of 40 images among 10,240 exemplars: what precedes denoising, and one step of it.
+    """Time a batch of 20 images among 10,240 exemplars: what precedes denoising, and one step of it.
 
     The time of sampling is the first, and as many times the second as the recipe has steps. The exemplars are
     noise; of their bank 256 are encoded, and repeated for all others.
     """
-    steps, labels = config.sampling.num_inference_steps, [index % CLASSES for index in range(40)]
+    steps, labels = config.sampling.num_inference_steps, [index % CLASSES for index in range(20)]
     spm, plain = _pipelines(config, _noise(CLASSES * LARGEST))
     _fill_bank(spm, 8)
     encoding = seconds_of(lambda: _fill_bank(spm, 256)) / 256
