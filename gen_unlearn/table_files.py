@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +28,10 @@ def table_files(source: str | Path) -> list[Path]:
         raise ValueError(f"expected a folder, or a file that ends in .parquet or .arrow, got {path}")
     found: Iterable[Path] = [path]
     if path.is_dir():
-        found = path.rglob("[!.]*")
+        named = ((folder, name) for folder, _, names in os.walk(path) for name in names)
+        found = (
+            Path(folder, name) for folder, name in named if name.endswith(tuple(BUILDERS)) and name[0] != "."
+        )
     elif not path.exists() and re.search(r"[*?\[]", str(path)):
         found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
     files = sorted(file for file in found if file.suffix in BUILDERS and file.is_file())
