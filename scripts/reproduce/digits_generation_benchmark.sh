@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# README, the benchmark of generators, into the folder given (bench). Thirty-six minutes in two processes.
+# README, the benchmark of generators, into the folder given (bench). About half an hour in two processes.
 set -euo pipefail
 ROOT=$(cd "$(dirname "$0")/../.." && pwd)
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
