@@ -44,6 +44,7 @@ def main() -> None:
 def command_rows(repeats: int) -> list[Row]:
     """Time commands that compute nothing, each in a process of its own, on runs of the digits."""
     python = f"python alone: {_median(['-c', ''], repeats):.2g} s"
+    imports = _median(["-c", "import numpy, pydantic, yaml"], repeats)
     few = min(repeats, 3)
     with tempfile.TemporaryDirectory() as scratch:
         generator, classifier, ensemble = _runs(Path(scratch))
@@ -56,7 +57,14 @@ def command_rows(repeats: int) -> list[Row]:
             "verify, a folder that is no run": (["verify", scratch], 2),
         }
         rows = [
-            Row.of(f"gen-unlearn {work}", python, _seconds(_verb(*words), repeats, status), " s", _TARGET)
+            Row.of(
+                f"gen-unlearn {work}",
+                python,
+                _seconds(_verb(*words), repeats, status),
+                " s",
+                _TARGET,
+                reason=f"importing NumPy, pydantic and PyYAML takes {imports:.2g} s of it",
+            )
             for work, (words, status) in light.items()
         ]
         torch = _median(["-c", "import scipy.linalg, torch"], few)

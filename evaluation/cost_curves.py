@@ -179,10 +179,10 @@ def store_curves(repeats: int) -> Iterator[Curve]:
             found = _in_a_child(run.path, ids_to_hex(data.ids[leaving[:repeats]]))
         forgetting.append(_median_and_peak(found[:repeats]))
         opening.append(_median_and_peak(found[repeats:]))
-    peak = "peak of a process"
+    peak = "process peak"  # Of one that deletes, and then opens the store.
     yield _curve("exemplars", "delete 1 in memory", STORE_SIZES, in_memory, "arrays")
     yield _curve("exemplars", "delete 1 on disk", STORE_SIZES, forgetting, peak)
-    yield _curve("exemplars", "open the store", STORE_SIZES, opening, f"{peak} that also deleted")
+    yield _curve("exemplars", "open the store", STORE_SIZES, opening, peak)
 
 
 def ensemble_curves(repeats: int) -> Iterator[Curve]:
