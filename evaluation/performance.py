@@ -67,7 +67,7 @@ USUAL = tuple(name for name in PARTS if name not in ("classifiers", "ensembles",
 def main() -> None:
     """Measure every part, print the table and write it as JSON and Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=9, help="times that most of the work is timed")
+    parser.add_argument("--repeats", type=int, default=7, help="times that most of the work is timed")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write")
     parser.add_argument("--only", choices=PARTS, help="measure this part alone")
     arguments = parser.parse_args()
