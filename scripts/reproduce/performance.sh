@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tables of speed in README: ratios measured in one run, under a quarter of an hour; --only PART measures one part.
+# All tables of speed in README: ratios measured in one run, a quarter of an hour; --only PART measures one part.
 set -euo pipefail
 ROOT=$(cd "$(dirname "$0")/../.." && pwd)
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
