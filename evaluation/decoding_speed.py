@@ -58,21 +58,20 @@ def load(folder: Path, pixels: int) -> tuple[np.ndarray, np.ndarray]:
 
 def load_with_torchvision(folder: Path, pixels: int, workers: int) -> tuple[np.ndarray, np.ndarray]:
     """Load the same with torchvision."""
-    loader = _loader(folder, pixels, workers, shuffle=False)
-    images = np.empty((len(loader.dataset), pixels, pixels, 3), dtype=np.uint8)  # type: ignore[arg-type]
+    source = _image_folder(folder, pixels)
+    images = np.empty((len(source), pixels, pixels, 3), dtype=np.uint8)
     labels, start = [], 0
-    for batch, of_batch in loader:
+    for batch, of_batch in DataLoader(source, batch_size=BATCH, num_workers=workers):
         images[start : start + len(batch)] = batch.permute(0, 2, 3, 1).numpy()
         labels.append(of_batch.numpy())
         start += len(batch)
     return images, np.concatenate(labels)
 
 
-def _loader(folder: Path, pixels: int, workers: int, shuffle: bool) -> DataLoader:
-    """Return a loader of batches, uint8 ``(n, 3, pixels, pixels)``, with labels."""
+def _image_folder(folder: Path, pixels: int) -> ImageFolder:
+    """Return images, uint8 ``(3, pixels, pixels)``, with labels."""
     resize = Resize(pixels, interpolation=InterpolationMode.BICUBIC)
-    images = ImageFolder(str(folder), Compose([resize, CenterCrop(pixels), PILToTensor()]))
-    return DataLoader(images, batch_size=BATCH, num_workers=workers, shuffle=shuffle)
+    return ImageFolder(str(folder), Compose([resize, CenterCrop(pixels), PILToTensor()]))
 
 
 def _loading_row(work: str, folder: Path, pixels: int, repeats: int) -> Row:
@@ -100,7 +99,7 @@ def _lazy_row(folder: Path, repeats: int) -> Row:
             data.images[order[start : start + BATCH]]
 
     def read_with(workers: int) -> None:
-        for _ in _loader(folder, 32, workers, shuffle=True):
+        for _ in DataLoader(_image_folder(folder, 32), BATCH, shuffle=True, num_workers=workers):
             pass
 
     best = fastest_workers(read_with)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -60,6 +60,7 @@ class Deletions:
         anew: of making all of it anew.
         taken: of each deletion, by the number of images.
         reason: where the time of a deletion on disk goes.
+        written: bytes that a deletion on disk writes, by the number of images.
     """
 
     count: int
@@ -67,6 +68,7 @@ class Deletions:
     anew: float
     taken: dict[int, list[float]]
     reason: str = ""
+    written: Mapping[int, int] = field(default_factory=dict)
 
 
 def deletion_rows(repeats: int) -> list[Row]:
@@ -100,7 +102,8 @@ def deletion_rows(repeats: int) -> list[Row]:
 def _rows_of(deletions: Deletions, encoding: float) -> Iterator[Row]:
     for images, taken in deletions.taken.items():
         work = f"deletion of {images:,} of {deletions.count:,} exemplars of 32 x 32 {deletions.place}"
-        yield Row.of(work, "receipt included", [1000 * seconds for seconds in taken], " ms")
+        wrote = f", writes {deletions.written[images] / 1e6:.3g} MB" if deletions.written else ""
+        yield Row.of(work, f"receipt included{wrote}", [1000 * seconds for seconds in taken], " ms")
         what = f"encoding the others anew, {1000 * encoding:.3g} ms each by {_ENCODED} of them"
         for name, anew in ((ANEW[deletions.place], deletions.anew), (what, encoding * deletions.count)):
             pairs = [(anew, seconds) for seconds in taken]
@@ -132,12 +135,20 @@ def _on_disk(store: ExemplarStore, requests: Sequence[ForgetSet]) -> Deletions:
         anew = seconds_of(lambda: runs.append(run_of(store, scratch / "run")))
         with _flushes() as waited:
             forget(runs[0], requests[0])
-        taken = _timed(partial(forget, runs[0]), requests[1:])
+        taken = _timed(partial(forget, runs[0]), requests[1:-2])
+        written = {len(request): _written(runs[0], request) for request in requests[-2:]}
     reason = (
         f"a thousandth is {anew:.2g} ms, and a deletion waits for {len(waited)} flushes to the disk of "
         f"{1000 * float(np.median(waited)):.2g} ms each"
     )
-    return Deletions(len(store), "on disk", anew, taken, reason)
+    return Deletions(len(store), "on disk", anew, taken, reason, written)
+
+
+def _written(run: RunFolder, request: ForgetSet) -> int:
+    """Return the bytes of the exemplars' files that a deletion makes anew."""
+    before = set(run.exemplars_path.iterdir())
+    forget(run, request)
+    return sum(path.stat().st_size for path in set(run.exemplars_path.iterdir()) - before)
 
 
 @contextmanager
@@ -166,8 +177,8 @@ def run_of(store: ExemplarStore, path: Path) -> RunFolder:
 
 
 def _requests(ids: np.ndarray, repeats: int) -> list[ForgetSet]:
-    """Return requests for different images, for one each and then for several."""
-    sizes = [1] * (repeats + 2) + [SEVERAL] * max(2, repeats // 3)
+    """Return requests for different images: for one each, for several each, and for either once more."""
+    sizes = [1] * (repeats + 2) + [SEVERAL] * max(2, repeats // 3) + [1, SEVERAL]
     order = numpy_generator(0, "requests").permutation(len(ids))
     *parts, _ = np.split(order, np.cumsum(sizes))
     return [ForgetSet(ids[part], "speed") for part in parts]

@@ -80,7 +80,8 @@ class ExemplarStore(ModelMixin, ConfigMixin):
         return store
 
     def __len__(self) -> int:
-        return len(self._held) - self._gaps
+        with _ROWS:
+            return len(self._held) - self._gaps
 
     @property
     def images(self) -> np.ndarray:

@@ -101,7 +101,6 @@ class KeyBank:
         self._served: tuple[Tensor, ...] = ()
         self._prototypes: Tensor | None = None
         self._names_digest = digest_json(self.class_names)
-        self._versions = software_versions()  # takes longer than the deletion of one image
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -173,7 +172,7 @@ class KeyBank:
             digest_after=self.digest,
             seconds=time.perf_counter() - started,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=dict(self._versions),
+            versions=software_versions(),
         )
 
     def verify(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen_unlearn.decoding import IMAGE_SUFFIXES, ImageDecodeError, decode_image, image_files
+from gen_unlearn.decoding import _STRICT_WARNINGS, IMAGE_SUFFIXES, ImageDecodeError, decode_image, image_files
 
 SIZE = (6, 8)
 """Height and width of the test pictures."""
@@ -241,6 +241,14 @@ def test_threads_refuse_bombs_and_leave_the_filters_of_warnings(monkeypatch: pyt
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(refuses, range(64))) == [False, True] * 32
     assert warnings.filters == before
+
+
+def test_a_bomb_is_refused_whatever_others_do_to_the_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 120 * 160 - 1)
+    with _STRICT_WARNINGS:  # As while another thread decodes.
+        warnings.simplefilter("ignore")
+        with pytest.raises(ImageDecodeError, match="decompression bomb"):
+            decode(encoded("PNG"))
 
 
 def test_wrong_targets_and_pickling() -> None:

@@ -116,14 +116,14 @@ class DiffusionBatches(Dataset[DiffusionBatch]):
 
 
 def rows_of_step(count: int, batch_size: int, step: int, seed: int, steps: int = 1) -> np.ndarray:
-    """Return the rows of a step, int64 ``(batch_size,)``, from an endless row of shuffled passes.
+    """Return the rows of steps, int64 ``(steps * batch_size,)``, from an endless row of shuffled passes.
 
     Args:
         count: rows of the data.
         batch_size: rows of a step.
-        step: which step.
+        step: which step is the first.
         seed: seed of the run.
-        steps: how many steps; with more than one, their rows follow each other.
+        steps: how many steps; their rows follow each other.
     """
     first, last = step * batch_size, (step + steps) * batch_size
     passes = range(first // count, (last - 1) // count + 1)

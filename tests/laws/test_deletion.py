@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from gen_unlearn.data import IndexedImages
 from gen_unlearn.exemplars import ExemplarStore
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
-from gen_unlearn.repro import ids_to_hex
+from gen_unlearn.repro import ids_to_hex, image_ids
 from gen_unlearn.shards import digest_of_rows
 
 SaveBytes = Callable[[ExemplarStore], dict[str, bytes]]
@@ -261,3 +262,24 @@ def test_a_label_that_was_changed_by_hand_is_noticed(tiny_store: ExemplarStore) 
     assert tiny_store.digest == digest
     with pytest.raises(ValueError, match="changed by other means"):
         tiny_store.verify()
+
+
+def test_nothing_comes_back_to_those_who_look_while_it_is_deleted() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4000, 16, 16, 3), dtype=np.uint8)
+    labels, names = np.arange(len(images)) % 3, tuple(map(str, range(len(images))))
+    data = IndexedImages(images, labels, image_ids(images), ("a", "b", "c"), names)
+    store, leaving = ExemplarStore.from_images(data), np.arange(0, len(images), 40)
+
+    def delete() -> None:
+        for row in leaving:
+            store.delete(forget(data, row))
+
+    with ThreadPoolExecutor(2) as threads:
+        deleting = threads.submit(delete)
+        while not deleting.done():
+            rows = store.rows
+            assert len(rows.pixels) == len(rows.labels) == len(rows.ids)
+        deleting.result()
+    store.verify()
+    assert not store.holds(data.ids[leaving]).any()
+    assert len(store) == len(images) - len(leaving)

@@ -1,0 +1,46 @@
+"""Tests of how steps of a method and of a loop by hand are timed in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from evaluation.method_speed import _Turns
+
+
+def steps(count: int, log: list[str], name: str, error: Exception | None = None) -> Callable[[], None]:
+    """Return a training of so many steps, which may end with an error."""
+
+    def work() -> None:
+        weight = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        for _ in range(count):
+            weight.grad = torch.ones(1)
+            log.append(name)
+            optimizer.step()
+        if error is not None:
+            raise error
+
+    return work
+
+
+def test_both_take_their_steps_one_by_one() -> None:
+    log: list[str] = []
+    first, second = _Turns().seconds(steps(3, log, "a"), steps(3, log, "b"))
+    assert log == ["a", "b"] * 3
+    assert len(first) == len(second) == 3
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 5), (5, 2)])
+def test_another_number_of_steps_is_an_error_and_no_wait(first: int, second: int) -> None:
+    with pytest.raises(ValueError, match=str([first, second]).replace("[", r"\[")):
+        _Turns().seconds(steps(first, [], "a"), steps(second, [], "b"))
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_of_either_is_seen(failing: int) -> None:
+    errors = [RuntimeError("not finite") if place == failing else None for place in range(2)]
+    with pytest.raises(RuntimeError, match="not finite"):
+        _Turns().seconds(steps(2, [], "a", errors[0]), steps(4, [], "b", errors[1]))
