@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from gen_unlearn.decoding import ImageDecodeError, decode_image, image_files
+from gen_unlearn.decoding import STRICT_WARNINGS, ImageDecodeError, decode_image, image_files
 from gen_unlearn.indexed_images import IndexedImages, first_few
 from gen_unlearn.lazy_images import DECODED_TOGETHER, EncodedImages, ImageArray, LazyImages
 from gen_unlearn.progress import progress_bar
@@ -127,15 +127,16 @@ def index_encoded(
 
     def decode(rows: slice) -> dict[int, ImageDecodeError]:
         failures = {}
-        for row in range(rows.start, rows.stop):
-            try:
-                image = decode_image(sources[row], size=size, channels=channels)
-            except ImageDecodeError as error:
-                failures[row] = error
-                continue
-            ids[row] = image_id(image)
-            if fits:
-                decoded[row] = image
+        with STRICT_WARNINGS:
+            for row in range(rows.start, rows.stop):
+                try:
+                    image = decode_image(sources[row], size=size, channels=channels)
+                except ImageDecodeError as error:
+                    failures[row] = error
+                    continue
+                ids[row] = image_id(image)
+                if fits:
+                    decoded[row] = image
         return failures
 
     failures = _failures_of(decode, names, on_error)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gen_unlearn.decoding import decode_image
+from gen_unlearn.decoding import STRICT_WARNINGS, decode_image
 from gen_unlearn.repro import ids_to_hex, image_ids
 from gen_unlearn.threaded_batches import threaded_batches
 
@@ -69,9 +69,10 @@ class LazyImages:
         images = np.empty((len(picked), *self.shape[1:]), dtype=np.uint8)
 
         def decode(places: slice) -> None:
-            for place in range(places.start, places.stop):
-                source = self.sources[int(picked[place])]
-                images[place] = decode_image(source, size=self.size, channels=self.channels)
+            with STRICT_WARNINGS:
+                for place in range(places.start, places.stop):
+                    source = self.sources[int(picked[place])]
+                    images[place] = decode_image(source, size=self.size, channels=self.channels)
 
         for _ in threaded_batches(len(picked), DECODED_TOGETHER, decode):
             pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen_unlearn.decoding import _STRICT_WARNINGS, IMAGE_SUFFIXES, ImageDecodeError, decode_image, image_files
+from gen_unlearn.decoding import IMAGE_SUFFIXES, STRICT_WARNINGS, ImageDecodeError, decode_image, image_files
 
 SIZE = (6, 8)
 """Height and width of the test pictures."""
@@ -245,10 +246,16 @@ def test_threads_refuse_bombs_and_leave_the_filters_of_warnings(monkeypatch: pyt
 
 def test_a_bomb_is_refused_whatever_others_do_to_the_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 120 * 160 - 1)
-    with _STRICT_WARNINGS:  # As while another thread decodes.
+    with STRICT_WARNINGS:  # As while another thread decodes.
         warnings.simplefilter("ignore")
         with pytest.raises(ImageDecodeError, match="decompression bomb"):
             decode(encoded("PNG"))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageDecodeError, match="it is no plain file"):
+        decode(tmp_path / "pipe.png")
 
 
 def test_wrong_targets_and_pickling() -> None:
