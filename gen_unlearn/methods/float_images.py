@@ -48,8 +48,9 @@ class FloatImages:
         places = [place for place, row in enumerate(rows) if row >= 0]
         if not places:
             return batch
-        draws = numpy_generator(self.seed, "float images", batch.epoch, batch.step)
-        chosen = self.augment(self.inputs[torch.tensor([rows[place] for place in places])], draws)
+        chosen = self.inputs[torch.tensor([rows[place] for place in places])]
+        if self.augment != Augmentation():
+            chosen = self.augment(chosen, numpy_generator(self.seed, "float images", batch.epoch, batch.step))
         inputs = batch.inputs.clone()
         inputs[torch.tensor(places, device=inputs.device)] = chosen.to(inputs)
         return batch._replace(inputs=inputs)

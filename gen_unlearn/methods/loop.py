@@ -277,4 +277,6 @@ def _set_modes(
     if not model.training:
         model.train()
     for module, may in norms.items():
-        module.training = may and normalisation == "train"
+        training = may and normalisation == "train"
+        if module.training != training:  # To set what a module has takes longer.
+            module.training = training

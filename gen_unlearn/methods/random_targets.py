@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -43,7 +44,7 @@ def random_targets(
     Raises:
         ValueError: no label is allowed.
     """
-    allowed = np.setdiff1d(np.arange(classes), list(excluded) if mode == "exclude_classes" else [])
+    allowed = _without(classes, frozenset(excluded) if mode == "exclude_classes" else frozenset())
     choices = len(allowed) - (mode == "exclude_true")
     if choices < 1:
         raise ValueError(
@@ -53,3 +54,9 @@ def random_targets(
     if mode == "exclude_true":
         return drawn + (drawn >= labels)
     return allowed[drawn]
+
+
+@lru_cache(maxsize=16)
+def _without(classes: int, excluded: frozenset[int]) -> np.ndarray:
+    """Return the numbers of the classes that are not excluded, int64, rising."""
+    return np.setdiff1d(np.arange(classes), list(excluded))

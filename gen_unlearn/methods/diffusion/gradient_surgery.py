@@ -111,7 +111,7 @@ class _Surgery:
         own = gradient_of(loss, model)
         projected = without_conflict(self.ascent, own)
         total = [
-            self.retain_weight * kept + self.forget_weight * gone
+            (self.retain_weight * kept).add_(gone.mul_(self.forget_weight))
             for kept, gone in zip(own, projected, strict=True)
         ]
         return with_gradient(loss, model, total)

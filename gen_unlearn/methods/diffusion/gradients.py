@@ -47,7 +47,8 @@ def with_gradient(value: Tensor, model: nn.Module, gradient: Sequence[Tensor | N
     Args:
         value: a scalar; its own graph is left alone.
         model: whose parameters need gradients.
-        gradient: one tensor for each of these, `None` for none.
+        gradient: one tensor for each of these, `None` for none. They are used up: the scalar can be
+            differentiated once, and that changes them, so that nothing else may share their memory.
     """
     parameters = trained_parameters(model)
     assert len(parameters) == len(gradient)
@@ -65,7 +66,8 @@ class _KnownGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(None if part is None else outer * part for part in ctx.gradient)
+        gradient, ctx.gradient = ctx.gradient, None
+        return None, None, *(None if part is None else part.mul_(outer) for part in gradient)
 
 
 def ratio_factor(size: Tensor | float, forget_norm: Tensor, largest: float) -> Tensor:
