@@ -93,7 +93,8 @@ class Row:
         bound = f"{'≤' if self.better == 'lower' else '≥'} {self.target:g}{self.unit}"
         if self.met:
             return f"{bound}, met"
-        return f"{bound}, **missed**" + (f": {self.reason}" if self.reason else "")
+        chance = " by less than its spread" if abs(self.value - self.target) < self.spread else ""
+        return f"{bound}, **missed**{chance}" + (f": {self.reason}" if self.reason else "")
 
     def __str__(self) -> str:
         """Write the row in one line of plain text."""

@@ -105,8 +105,7 @@ class ChangeFolder:
             ValueError: a part of the run is a link.
         """
         self.recover()
-        folders = [self.run, self._store(""), *map(self._store, _STORES), self.run / "receipts"]
-        refuse_links(folders)
+        refuse_links([self.run, self._store(""), self.run / "receipts"])
         try:
             for store in _STORES:
                 self.staging(store).mkdir(parents=True)
@@ -171,8 +170,12 @@ class ChangeFolder:
             receipt: text of the receipt.
             purge: other files and folders of the run to remove.
             private: new contents of files of the run that only its owner can read, by name.
+
+        Raises:
+            ValueError: a file that the change removes or puts another one in the place of is a link.
         """
         for store, change in changes.items():
+            refuse_links(files=(self._store(store) / name for name in (SUMS, *change.obsolete)))
             write_flushed(self.staging(store) / SUMS, change.sums.encode())
             flush_folder(self.staging(store))
         if receipt is not None:
@@ -267,13 +270,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def refuse_links(folders: Iterable[Path]) -> None:
+def refuse_links(folders: Iterable[Path] = (), files: Iterable[Path] = ()) -> None:
     """Raise a ValueError if a part of a run's state is a link: deleting it would leave what it points to.
 
     Args:
-        folders: where to look; one that is missing has none.
+        folders: whose files to look at; one that is missing has none.
+        files: to look at, too. Of a large store a change asks for those alone that it takes away.
     """
-    links: list[Path] = []
+    links = [file for file in files if file.is_symlink()]
     for folder in folders:
         if folder.is_dir():
             with os.scandir(folder) as entries:  # Many shards: it tells links without asking for each.

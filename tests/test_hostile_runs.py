@@ -175,6 +175,7 @@ def test_a_run_that_was_tampered_with_is_refused(
         without_line("ledger.jsonl", 1),
         without_line("held_out.txt", 1),
         partial(trap_for_pickle, listed=True),
+        TAMPERED["shard link"],
     ],
 )
 def test_a_verification_finds_what_was_tampered_with(

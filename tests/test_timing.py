@@ -31,6 +31,8 @@ def test_a_missed_target_is_said_with_its_reason() -> None:
     row = Row("w", "c", 3.0, 0.1, " x", 2.0, "lower", "half of it is convolution")
     assert row.verdict == "≤ 2 x, **missed**: half of it is convolution"
     assert "missed" in str(row)
+    near = Row(**asdict(row) | {"spread": 1.1})
+    assert near.verdict == "≤ 2 x, **missed** by less than its spread: half of it is convolution"
     assert "missed" not in str(Row(**asdict(row) | {"target": 4.0}))
 
 
