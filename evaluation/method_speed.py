@@ -1,9 +1,9 @@
 """The speed of unlearning methods: a step of each, against a loop by hand of the same method.
 
-Both take their steps in turns, one by one, with one thread on a CPU. Of every step the fastest of a few
-repeats counts, as what disturbs one only makes it longer, and of all steps the median. The first step does
-not count, and with it copies of networks, masks, Fisher information and adversarial examples, which come
-before it. A loop against itself shows how much of a ratio is chance.
+Both take their steps in turns, one by one, with one thread on the same core. Of every step the fastest of a
+few repeats counts, as what disturbs one only makes it longer, and of all steps the median. The first step
+does not count, and with it copies of networks, masks, Fisher information and adversarial examples, which
+come before it. A loop against itself shows how much of a ratio is chance.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from evaluation import handwritten_classifier_loops, handwritten_diffusion_loops
 from evaluation.handwritten_training import Images, Request
-from evaluation.timing import Row, synchronise
+from evaluation.timing import Row, one_core, synchronise
 from gen_unlearn.adapters.one_thread import one_thread
 from gen_unlearn.config import load_config
 from gen_unlearn.data import IndexedImages, load_split
@@ -84,6 +84,7 @@ DENOISERS: dict[str, dict[str, Any]] = {
 """Settings besides those of all."""
 
 
+@one_core()
 @one_thread()
 def method_rows(repeats: int) -> list[Row]:
     """Time a step of every method that takes steps, for classifiers and for denoisers."""
@@ -163,9 +164,15 @@ def _timed(
 def _fastest_steps(
     first: Callable[[], object], second: Callable[[], object], repeats: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the seconds of every step of both but the first, the fastest of some runs after another one."""
-    turns = [_Turns().seconds(first, second) for _ in range(repeats + 1)][1:]
-    own, other = (np.min([turn[side][1:] for turn in turns], axis=0) for side in (0, 1))
+    """Return the seconds of every step of both but the first, the fastest of some runs after another one.
+
+    Who begins changes from run to run, as the memory of one thread can be slower than that of the other.
+    """
+    turns = []
+    for number in range(repeats + 1):
+        begun = _Turns().seconds(*((second, first) if number % 2 else (first, second)))
+        turns.append(begun[::-1] if number % 2 else begun)
+    own, other = (np.min([turn[side][1:] for turn in turns[1:]], axis=0) for side in (0, 1))
     return own, other
 
 

@@ -135,6 +135,20 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this thread, and those that it starts, on one core: another one may have more beside it to do."""
+    if not hasattr(os, "sched_setaffinity"):  # Linux alone lets a program choose.
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def synchronise() -> None:
     """Wait until the device has done what it was given."""
     if torch.accelerator.is_available():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
+from threading import Thread
 
 import pytest
 
-from evaluation.timing import Row, in_turns
+from evaluation.timing import Row, in_turns, one_core
 
 
 def test_a_row_of_repeats_is_their_median_with_a_robust_spread() -> None:
@@ -41,3 +43,14 @@ def test_work_and_its_reference_take_turns_after_a_first_time_that_does_not_coun
     pairs = in_turns(lambda: done.append("a"), lambda: done.append("b"), 2)
     assert done == ["a", "b"] * 3
     assert len(pairs) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell cores")
+def test_one_core_holds_for_threads_that_are_started_there_and_ends() -> None:
+    before, seen = os.sched_getaffinity(0), []
+    with one_core():
+        thread = Thread(target=lambda: seen.append(os.sched_getaffinity(0)))
+        thread.start()
+        thread.join()
+    assert [len(cores) for cores in seen] == [1]
+    assert os.sched_getaffinity(0) == before

@@ -73,20 +73,19 @@ class GradientSurgery(DiffusionSettings):
         }
 
 
-def without_conflict(ascent: Sequence[Tensor], retain: Sequence[Tensor]) -> list[Tensor]:
-    """Return a gradient without its component against another one; as it is where there is none.
+def opposition(ascent: Sequence[Tensor], retain: Sequence[Tensor]) -> Tensor:
+    """Return what part of a gradient another one opposes: ``min(<a, g_r>, 0) / |g_r|^2``.
 
     Args:
-        ascent: one tensor for each parameter.
-        retain: of the same shapes.
+        ascent: a, one tensor for each parameter.
+        retain: g_r, of the same shapes.
 
     Returns:
-        Tensors like `ascent`, whose scalar product with `retain` is at least 0 but for rounding.
+        A scalar of at most 0, and 0 if `retain` is: ``a - opposition g_r`` has no conflict with g_r.
     """
     square = inner_product(retain, retain)
     tiny = torch.finfo(square.dtype).tiny
-    factor = inner_product(ascent, retain).clamp(max=0) / square.clamp(min=tiny)
-    return [one - (factor * other).to(one.dtype) for one, other in zip(ascent, retain, strict=True)]
+    return inner_product(ascent, retain).clamp(max=0) / square.clamp(min=tiny)
 
 
 @dataclass
@@ -102,16 +101,15 @@ class _Surgery:
     def ascend(self, model: nn.Module, batch: Batch) -> Tensor:
         """Keep the gradient of the ascent, and return a loss without a gradient of its own."""
         loss = self.forget(model, batch)
-        self.ascent = [-gradient for gradient in gradient_of(loss, model)]
+        self.ascent = gradient_of(-loss, model)
         return with_gradient(loss, model, [None] * len(self.ascent))
 
     def combine(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return a loss whose gradient is that of the step."""
         loss = self.retain(model, batch)
         own = gradient_of(loss, model)
-        projected = without_conflict(self.ascent, own)
+        kept = self.retain_weight - self.forget_weight * opposition(self.ascent, own)
         total = [
-            (self.retain_weight * kept).add_(gone.mul_(self.forget_weight))
-            for kept, gone in zip(own, projected, strict=True)
+            (kept * one).add_(up, alpha=self.forget_weight) for one, up in zip(own, self.ascent, strict=True)
         ]
         return with_gradient(loss, model, total)

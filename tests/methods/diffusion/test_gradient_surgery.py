@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from gen_unlearn.methods.diffusion.denoising import DenoisingLoss, DenoisingModel
-from gen_unlearn.methods.diffusion.gradient_surgery import GradientSurgery, without_conflict
+from gen_unlearn.methods.diffusion.gradient_surgery import GradientSurgery, opposition
 from gen_unlearn.methods.diffusion.gradients import gradient_of, inner_product
 from gen_unlearn.methods.loop import Term, batch_of
 from gen_unlearn.methods.method import unlearn
 from gen_unlearn.methods.unlearn_data import UnlearnData
+
+
+def without_conflict(ascent: list[Tensor], retain: list[Tensor]) -> list[Tensor]:
+    factor = opposition(ascent, retain)
+    return [one - factor * other for one, other in zip(ascent, retain, strict=True)]
 
 
 def test_a_conflict_is_projected_away_and_nothing_else() -> None:
