@@ -1,14 +1,15 @@
 """The speed of unlearning methods: a step of each, against a loop by hand of the same method.
 
 Both take their steps in turns, one by one, with one thread on the same core. Of every step the fastest of a
-few repeats counts, as what disturbs one only makes it longer, and of all steps the median. The first step
-does not count, and with it copies of networks, masks, Fisher information and adversarial examples, which
-come before it. A loop against itself shows how much of a ratio is chance.
+few repeats counts, as what disturbs one only makes it longer, and of all steps the median, with its standard
+error. The first step does not count, and with it copies of networks, masks, Fisher information and
+adversarial examples, which come before it. A loop against itself shows how much of a ratio is chance.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -143,9 +144,7 @@ def _timed(
     repeats: int,
 ) -> StepTimes:
     """Time a method and its loop; their first run does not count."""
-    accelerator, device = Accelerator(), Accelerator().device
-    seen = data.only(method.needs)
-    request = Request(*(_on(device, part) for part in (data.forget, data.retain, data.heldout)))
+    accelerator, seen, request = Accelerator(), data.only(method.needs), _placed(data)
 
     def ours() -> None:
         method(model, seen, accelerator=accelerator, seed=0, budget=Budget())
@@ -158,7 +157,8 @@ def _timed(
     pairs = list(zip(own.tolist(), hand.tolist(), strict=True))
     reason = f"{1000 * overhead:.2f} ms a step for batches of uint8 images, checks of losses, modes and cost"
     row = Row.of_ratio(work, f"a loop by hand, {1000 * usual:.1f} ms a step", pairs, TARGET, reason=reason)
-    return StepTimes(row, overhead)
+    error = math.sqrt(math.pi / 2 / len(pairs)) * row.spread
+    return StepTimes(replace(row, spread=error), overhead)
 
 
 def _fastest_steps(
@@ -179,9 +179,7 @@ def _fastest_steps(
 def _chance(network: nn.Module, noise: UnlearnData, repeats: int) -> Row:
     """Return the ratios of the same loop by hand to itself."""
     settings = classifier_method("fine-tune", {"batch_retain": 64} | CLASSIFIERS["fine-tune"])
-    request = Request(
-        *(_on(Accelerator().device, part) for part in (noise.forget, noise.retain, noise.heldout))
-    )
+    request = _placed(noise)
 
     def by_hand() -> None:
         handwritten_classifier_loops.LOOPS["fine-tune"](copy.deepcopy(network), request, settings)
@@ -261,10 +259,11 @@ def _summary(family: str, times: list[StepTimes]) -> list[Row]:
     ]
 
 
-def _on(device: torch.device, images: IndexedImages) -> Images:
-    """Return images and labels on a device."""
-    inputs = to_model_input(images.all_images())
-    return Images(inputs.to(device), torch.from_numpy(images.labels).to(device))
+def _placed(data: UnlearnData) -> Request:
+    """Return all images and labels of a request on the device."""
+    device, parts = Accelerator().device, (data.forget, data.retain, data.heldout)
+    inputs = [to_model_input(part.all_images()).to(device) for part in parts]
+    return Request(*map(Images, inputs, [torch.from_numpy(part.labels).to(device) for part in parts]))
 
 
 def _classifier() -> nn.Module:

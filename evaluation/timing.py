@@ -25,7 +25,8 @@ class Row:
         work: what is measured.
         compared_with: what it is compared with, or what else the number means.
         value: the median over repeats.
-        spread: 1.4826 times the median distance of the repeats from it: of a normal law, its deviation.
+        spread: 1.4826 times the median distance of the repeats from it: of a normal law, its deviation. Of a
+            median over steps of methods, its standard error.
         unit: written behind the number, with a blank if it has one.
         target: the worst value that meets it; `None` for a row that is for information.
         better: which side of the target meets it.

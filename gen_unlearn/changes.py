@@ -105,7 +105,7 @@ class ChangeFolder:
             ValueError: a part of the run is a link.
         """
         self.recover()
-        refuse_links([self.run, self._store(""), self.run / "receipts"])
+        refuse_links([self.run, self._store(""), self._store(ADAPTERS), self.run / "receipts"])
         try:
             for store in _STORES:
                 self.staging(store).mkdir(parents=True)
@@ -174,6 +174,8 @@ class ChangeFolder:
         Raises:
             ValueError: a file that the change removes or puts another one in the place of is a link.
         """
+        purged = (Path(folder) for name in purge for folder, _, _ in os.walk(self.run / name))
+        refuse_links(purged)
         for store, change in changes.items():
             refuse_links(files=(self._store(store) / name for name in (SUMS, *change.obsolete)))
             write_flushed(self.staging(store) / SUMS, change.sums.encode())

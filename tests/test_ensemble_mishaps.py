@@ -222,7 +222,10 @@ def test_a_link_that_leads_out_of_the_run_is_refused(run: RunFolder, tmp_path: P
     file.symlink_to(target)
     (check,) = failures(verify(run))
     assert check.name == store
-    assert f"expected plain files in the run, got {file}, a link to {target}" in check.said
+    expected = f"expected plain files in the run, got {file}, a link to {target}"
+    assert expected in check.said
+    with unchanged(tmp_path):
+        assert expected in refused("forget", run.path, "--id", ids_to_hex(FIRST.ids)[0])
 
 
 def test_keys_come_from_the_weights_of_the_training_alone(run: RunFolder, tmp_path: Path) -> None:

@@ -20,12 +20,23 @@ import numpy as np
 import pytest
 from command_line import refused, run_command, works
 from PIL import Image
-from run_factory import ended, fork, list_again, shard_of, snapshot, trap_for_pickle, unchanged
+from run_factory import (
+    ended,
+    fork,
+    list_again,
+    make_run,
+    random_images,
+    shard_of,
+    snapshot,
+    trap_for_pickle,
+    unchanged,
+)
 from safetensors.numpy import save
 
 from gen_unlearn.exemplar_folder import ExemplarFolder
+from gen_unlearn.repro import ids_to_hex
 from gen_unlearn.sealing import RunKey
-from gen_unlearn.shards import CONFIG, SUMS
+from gen_unlearn.shards import CONFIG, SUMS, Piece, bits_of, first_words
 
 
 @pytest.fixture
@@ -189,6 +200,38 @@ def test_a_verification_finds_what_was_tampered_with(
     assert "FAILED" in result.stdout
     assert result.stderr == ""
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "sums"])
+def test_a_deletion_refuses_links_among_what_it_takes_away_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("gen_unlearn.shards._TARGET_BYTES", 1)  # An exemplar to a shard, most in groups.
+    data = random_images(1500, seed=0)
+    run = make_run(tmp_path / "run", data)
+    words, names = first_words(data.ids), ids_to_hex(data.ids)
+    file = min(run.exemplars_path.glob(f"*.{kind}"))
+    below = [bits_of(word).startswith(Piece.from_name(file.name).prefix) for word in words]
+    linked(str(file.relative_to(run.path)))(run.path)
+    with unchanged(tmp_path):
+        said = refused("forget", run.path, "--id", names[below.index(True)])
+    assert f"got {file}, a link to {tmp_path / 'outside'}" in said
+    works("forget", run.path, "--id", names[words.argmax()])
+    assert file.is_symlink()
+    verified = run_command("verify", run.path)
+    assert verified.exit_code == 1
+    assert f"got {file}, a link to" in verified.stdout
+
+
+def test_what_links_in_a_folder_to_purge_point_to_is_not_left_behind_in_silence(
+    run: Path, tmp_path: Path
+) -> None:
+    pictures = run / "samples" / "1"
+    pictures.mkdir(parents=True)
+    (tmp_path / "disk").mkdir()
+    (pictures / "more").symlink_to(tmp_path / "disk")
+    with unchanged(tmp_path):
+        assert f"got {pictures / 'more'}, a link to" in refused("forget", run, "--class", "1")
 
 
 def test_a_manifest_with_fewer_classes_is_refused(run: Path, tmp_path: Path) -> None:

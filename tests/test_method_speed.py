@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from evaluation.method_speed import _Turns
+from evaluation.method_speed import _fastest_steps, _Turns
 
 
 def steps(count: int, log: list[str], name: str, error: Exception | None = None) -> Callable[[], None]:
@@ -31,6 +32,23 @@ def test_both_take_their_steps_one_by_one() -> None:
     first, second = _Turns().seconds(steps(3, log, "a"), steps(3, log, "b"))
     assert log == ["a", "b"] * 3
     assert len(first) == len(second) == 3
+
+
+def test_each_side_keeps_its_steps_whoever_begins() -> None:
+    def slow() -> None:
+        weight = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        for _ in range(4):
+            weight.grad = torch.ones(1)
+            time.sleep(0.02)
+            optimizer.step()
+
+    log: list[str] = []
+    own, other = _fastest_steps(slow, steps(4, log, "fast"), repeats=2)
+    assert len(own) == len(other) == 3, "the first step does not count"
+    assert len(log) == 3 * 4, "nor does the first run"
+    assert (own >= 0.02).all()
+    assert (other < 0.02).all()
 
 
 @pytest.mark.parametrize(("first", "second"), [(2, 5), (5, 2)])

@@ -216,13 +216,13 @@ def _extract(
                 f"expected images of one size in {images.name}, got {tuple(inputs.shape)} and "
                 f"{protocol.input_shape}; set --size PIXELS, or take an extractor that resizes"
             )
-        np.copyto(place.numpy(), inputs.numpy())
+        np.copyto(place.numpy(), inputs.numpy(force=True))
 
     def fill(batch: torch.Tensor, start: int) -> list[Future[None]]:
         return [readers.submit(read, row, place) for row, place in zip(rows[start:], batch, strict=False)]
 
     features = np.empty((len(rows), extractor.dim), dtype=np.float32)
-    seen, filling = torch.empty(2, min(batch_size, len(rows)), *protocol.input_shape)
+    seen, filling = torch.empty(2, min(batch_size, len(rows)), *protocol.input_shape, device="cpu")
     being_read = fill(filling, 0)
     for start in range(0, len(rows), batch_size):
         for image in being_read:

@@ -96,11 +96,12 @@ def test_a_known_gradient_is_not_taken_again(tiny_denoising_model: DenoisingMode
     value = model(torch.ones(1, 1, 4, 4), torch.tensor([5]), torch.tensor([0])).square().mean()
     gradient = gradient_of(value, model)
     assert all(parameter.grad is None for parameter in model.parameters())
-    surrogate = with_gradient(value, model, gradient)
-    surrogate.backward()
+    surrogate = with_gradient(value, model, [part.clone() for part in gradient])
+    (-2 * surrogate).backward()
     assert surrogate == value
-    found = [parameter.grad for parameter in model.parameters()]
-    assert all(torch.equal(one, two) for one, two in zip(found, gradient, strict=True) if one is not None)
+    for parameter, part in zip(model.parameters(), gradient, strict=True):
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, -2 * part)
     assert norm(gradient) == pytest.approx(
         float(torch.cat([part.double().flatten() for part in gradient]).norm())
     )
