@@ -59,7 +59,7 @@ class Deletions:
         place: where they are.
         anew: of making all of it anew.
         taken: of each deletion, by the number of images.
-        reason: where the time of a deletion goes.
+        reason: where the time of a deletion on disk goes.
         written: bytes that a deletion on disk writes, by the number of images.
     """
 
@@ -81,8 +81,7 @@ def deletion_rows(repeats: int) -> list[Row]:
         (store, anew), requests = _built(data), _requests(data.ids, repeats)
         del data
         on_disk = _on_disk(store, requests)
-        reason = f"a thousandth is {anew:.2g} ms, and locks and receipt cost as much at any size"
-        in_memory = Deletions(count, "in memory", anew, _timed(store.delete, requests), reason)
+        in_memory = Deletions(count, "in memory", anew, _timed(store.delete, requests))
         looking = 1000 * seconds_of(partial(getattr, store, "images"))
         found += [in_memory, on_disk]
         for deletions in found[-2:]:

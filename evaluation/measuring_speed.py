@@ -96,7 +96,7 @@ def _inception_row(folder: Path, repeats: int) -> Row:
     inputs = torch.stack([extractor.preprocess(images.read(row)) for row in range(len(images))])
     turns = in_turns(lambda: extractor(inputs), lambda: features_of(folder, extractor), repeats)
     share = np.median([alone / own for alone, own in turns])
-    reason = f"the network, the same on both sides, is {share:.0%} of the time"
+    reason = f"the network alone is {share:.0%} of our time"
     work = f"speed of features of {FEW_PICTURES} PNG files, Inception-V3 with fresh weights"
     return Row.of_ratio(work, "clean-fid, without workers", pairs, 1.0, "higher", reason)
 

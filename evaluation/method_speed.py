@@ -155,7 +155,7 @@ def _timed(
     own, hand = _fastest_steps(ours, by_hand, repeats)
     usual, overhead = float(np.median(hand)), float(np.median(own - hand))
     pairs = list(zip(own.tolist(), hand.tolist(), strict=True))
-    reason = f"{1000 * overhead:.2f} ms a step for batches of uint8 images, checks of losses, modes and cost"
+    reason = f"{1000 * overhead:.2f} ms a step more"
     row = Row.of_ratio(work, f"a loop by hand, {1000 * usual:.1f} ms a step", pairs, TARGET, reason=reason)
     error = math.sqrt(math.pi / 2 / len(pairs)) * row.spread
     return StepTimes(replace(row, spread=error), overhead)

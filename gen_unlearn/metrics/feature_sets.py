@@ -205,8 +205,8 @@ def _extract(
     """Return the features of a block, float32 ``(rows, d)``.
 
     Threads write one batch of inputs while the network sees the other: the same two pieces of memory all
-    the time, as new memory costs more than to resize an image. They copy with NumPy: torch would give each
-    of them threads of its own, beside which the network's wait for each other much longer.
+    the time, as new memory costs more than to resize an image. They copy with NumPy, as torch would
+    start threads of its own for each of them.
     """
 
     def read(row: int, place: torch.Tensor) -> None:
