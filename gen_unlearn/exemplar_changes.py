@@ -206,7 +206,7 @@ class _Listing:
         self.limit = limit
         self.shards: dict[Piece, str] = {}
         self.groups: dict[Piece, str] = {}
-        self.before: set[str] = set()
+        self.before: set[Piece] = set()
 
     @classmethod
     def of(cls, folder: ExemplarFolder) -> _Listing:
@@ -214,13 +214,13 @@ class _Listing:
         listing = cls(folder.sums[CONFIG], folder.config, folder.limit)
         for piece in folder.top:
             if piece.prefix in folder.opened_groups:
-                listing.before.add(piece.name)
+                listing.before.add(piece)
                 listing.shards |= folder.group(piece.prefix)
             elif piece.suffix == "sums":
                 listing.groups[piece] = folder.sums[piece.name]
             else:
                 listing.shards[piece] = folder.sums[piece.name]
-        listing.before |= {piece.name for piece in (*listing.shards, *listing.groups)}
+        listing.before.update(listing.shards, listing.groups)
         return listing
 
     @property
@@ -259,19 +259,23 @@ class _Listing:
             group = Piece.of_group(prefix, members)
             file = sums_text({shard.name: self.shards[shard] for shard in members}).encode()
             listed[group] = sha256(file)
-            if group.name not in self.before:
+            if group not in self.before:
                 write_flushed(staging / group.name, file)
                 bytes_written += len(file)
         flush_folder(staging)
-        names = {piece.name for piece in (*self.shards, *listed)}
+        after = {*self.shards, *listed}
         sums = sums_text({CONFIG: self.config_sum} | {piece.name: digest for piece, digest in listed.items()})
         changed = np.bincount(labels)
         return StoreChange(
             sums=sums,
-            new=tuple(sorted(names - self.before)),
-            obsolete=tuple(sorted(self.before - names)),
+            new=_names(after - self.before),
+            obsolete=_names(self.before - after),
             digest=store_digest(listed, self.config),
             count=sum(piece.exemplars for piece in listed),
             changed_per_label={int(label): int(changed[label]) for label in np.flatnonzero(changed)},
             bytes_written=bytes_written + len(sums.encode()),
         )
+
+
+def _names(pieces: Iterable[Piece]) -> tuple[str, ...]:
+    return tuple(sorted(piece.name for piece in pieces))

@@ -114,7 +114,7 @@ class ExemplarFolder:
         """The pieces that `SUMS` lists."""
         return sorted(Piece.from_name(name) for name in self.sums if name != CONFIG)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The `store_digest` of this generation."""
         return store_digest(self.top, self.config)

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -86,7 +86,7 @@ class LedgerEntry:
         return key.seal("entry", json.dumps(replace(self, seal="")._fields(), sort_keys=True))
 
     def _fields(self) -> dict[str, Any]:
-        fields = asdict(self)
+        fields = dict(vars(self))
         if self.environments is None:  # As lines were written before there were adapters.
             del fields["environments"]
         return fields

@@ -16,6 +16,7 @@ that the list of everything stays short::
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -41,6 +42,10 @@ WORD_BITS = 64
 
 _TARGET_BYTES = 2**18
 _WHOLE = "all"
+_NAME = re.compile(
+    rf"({_WHOLE}|[01]{{1,{WORD_BITS}}})\.(0|[1-9][0-9]*)\."
+    rf"([0-9a-f]{{{INDEX_DIGITS}}}(?:[0-9a-f]{{{INDEX_DIGITS}}}(?=\.safetensors))?)\.(safetensors|sums)"
+)
 _SIDES = ("height", "width", "channels")
 
 
@@ -144,14 +149,10 @@ class Piece(NamedTuple):
     @classmethod
     def from_name(cls, name: str) -> Piece:
         """Read a file's name; raise a ValueError if it names neither a shard nor a group."""
-        parts = name.split(".")
-        if len(parts) == 4 and parts[1].isdecimal():
-            piece = cls("" if parts[0] == _WHOLE else parts[0], int(parts[1]), parts[2], parts[3])
-            lengths = (INDEX_DIGITS, 2 * INDEX_DIGITS) if piece.suffix == "safetensors" else (INDEX_DIGITS,)
-            digits = set(piece.digest) <= set("0123456789abcdef") and len(piece.digest) in lengths
-            bits = set(piece.prefix) <= {"0", "1"} and len(piece.prefix) <= WORD_BITS
-            if digits and bits and piece.suffix in ("safetensors", "sums") and piece.name == name:
-                return piece
+        match = _NAME.fullmatch(name)
+        if match:
+            prefix, exemplars, digest, suffix = match.groups()
+            return cls("" if prefix == _WHOLE else prefix, int(exemplars), digest, suffix)
         raise ValueError(f"{name!r} is not the name of a file of an exemplar store")
 
     @classmethod

@@ -60,4 +60,5 @@ def _weights_from_elsewhere(run: RunFolder) -> Iterator[str]:
 
 
 def _besides_the_state(run: RunFolder) -> list[str]:
-    return sorted(entry.name for entry in run.path.iterdir() if entry.name not in run.state_names)
+    state = run.state_names
+    return sorted(entry.name for entry in run.path.iterdir() if entry.name not in state)
