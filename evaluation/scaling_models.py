@@ -124,7 +124,7 @@ def _file_rows(images: int, seed: int) -> list[dict[str, Any]]:
     limit = shard_limit(SHAPE)
     spans = list(split_into_shards(ids, limit))
     starts = np.array([span.start for _, span in spans])
-    pieces = [Piece(prefix, span.stop - span.start, "0" * 32, "safetensors") for prefix, span in spans]
+    pieces = [Piece.of(prefix, span.stop - span.start, "0" * 32, "safetensors") for prefix, span in spans]
     groups = grouped(pieces)
     each = int(np.prod(SHAPE)) + _LABEL_BYTES + ID_BYTES
     lists = {name: len(sums_text({piece.name: "0" * 64 for piece in some})) for name, some in groups.items()}

@@ -266,7 +266,8 @@ class ExemplarFolder:
 
     def _require_named_so(self, shard: Piece, rows: Rows, digits: int | None = None) -> Rows:
         """Return rows if they are what the first digits of the name say, with labels that there are."""
-        if Piece.of_rows(shard.prefix, rows) != shard._replace(digest=shard.digest[:digits]):
+        held = Piece.of_rows(shard.prefix, rows)
+        if (held.exemplars, held.digest) != (shard.exemplars, shard.digest[:digits]):
             raise ValueError(f"{self.path / shard.name} does not hold what its name says")
         if not ((rows.labels >= 0) & (rows.labels < len(self.class_names))).all():
             raise ValueError(f"{self.path / shard.name} has labels of no class")

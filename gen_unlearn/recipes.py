@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -36,6 +37,12 @@ def read_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: it is none.
     """
+    return copy.deepcopy(_parsed(text))
+
+
+@functools.lru_cache(maxsize=128)
+def _parsed(text: str) -> Any:
+    """Return what a document holds, to be copied; a command reads the recipe of its run several times."""
     loader = _Loader(text)
     try:
         return loader.get_single_data()

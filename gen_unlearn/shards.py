@@ -134,26 +134,28 @@ class Piece(NamedTuple):
         digest: 32 hexadecimal digits for what is in it: of a shard the ids and labels, which stand for the
             pixels; in a shard with codes 32 more for codes and pictures.
         suffix: ``safetensors`` for a shard, ``sums`` for a group.
+        name: the file's name, which is made of all of this.
     """
 
     prefix: str
     exemplars: int
     digest: str
     suffix: str
+    name: str
 
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return f"{self.prefix or _WHOLE}.{self.exemplars}.{self.digest}.{self.suffix}"
+    @classmethod
+    def of(cls, prefix: str, exemplars: int, digest: str, suffix: str) -> Piece:
+        """Name a shard or a group."""
+        return cls(prefix, exemplars, digest, suffix, f"{prefix or _WHOLE}.{exemplars}.{digest}.{suffix}")
 
     @classmethod
     def from_name(cls, name: str) -> Piece:
         """Read a file's name; raise a ValueError if it names neither a shard nor a group."""
         match = _NAME.fullmatch(name)
-        if match:
-            prefix, exemplars, digest, suffix = match.groups()
-            return cls("" if prefix == _WHOLE else prefix, int(exemplars), digest, suffix)
-        raise ValueError(f"{name!r} is not the name of a file of an exemplar store")
+        if match is None:
+            raise ValueError(f"{name!r} is not the name of a file of an exemplar store")
+        prefix, exemplars, digest, suffix = match.groups()
+        return cls("" if prefix == _WHOLE else prefix, int(exemplars), digest, suffix, name)
 
     @classmethod
     def of_rows(cls, prefix: str, rows: Rows) -> Piece:
@@ -161,14 +163,14 @@ class Piece(NamedTuple):
         digest = digest_arrays(rows.ids, rows.labels)[:INDEX_DIGITS]
         if rows.codes is not None:
             digest += digest_arrays(rows.codes, rows.pixels)[:INDEX_DIGITS]
-        return cls(prefix, len(rows.ids), digest, "safetensors")
+        return cls.of(prefix, len(rows.ids), digest, "safetensors")
 
     @classmethod
     def of_group(cls, prefix: str, shards: Iterable[Piece]) -> Piece:
         """Name a group of shards."""
         shards = list(shards)
         digest = digest_json([shard.name for shard in shards])[:INDEX_DIGITS]
-        return cls(prefix, sum(shard.exemplars for shard in shards), digest, "sums")
+        return cls.of(prefix, sum(shard.exemplars for shard in shards), digest, "sums")
 
 
 def is_store_file(name: str) -> bool:
