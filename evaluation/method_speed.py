@@ -9,42 +9,30 @@ adversarial examples, which come before it. A loop against itself shows how much
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from pathlib import Path
 from threading import Semaphore, local
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from evaluation import handwritten_classifier_loops, handwritten_diffusion_loops
-from evaluation.handwritten_training import Images, Request
+from evaluation.method_world import digits_denoiser, noise_request, placed, small_classifier
+from evaluation.step_phases import phase_rows
 from evaluation.timing import Row, one_core, synchronise
 from gen_unlearn.adapters.one_thread import one_thread
-from gen_unlearn.config import load_config
-from gen_unlearn.data import IndexedImages, load_split
 from gen_unlearn.methods.budget import Budget
 from gen_unlearn.methods.classification.table import build_method as classifier_method
-from gen_unlearn.methods.diffusion.denoising import DenoisingModel
 from gen_unlearn.methods.diffusion.table import build_method as diffusion_method
 from gen_unlearn.methods.method import UnlearningMethod
 from gen_unlearn.methods.unlearn_data import UnlearnData
-from gen_unlearn.models.denoiser import build_denoiser
-from gen_unlearn.pixels import to_model_input
-from gen_unlearn.repro import image_ids, numpy_generator
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 TARGET = 1.05
-FORGET, RETAIN, HELDOUT = 320, 1280, 320
-"""Noise images of the size of CIFAR's: a class to forget, nine others, and both held out."""
 
 CLASSIFIERS: dict[str, dict[str, Any]] = {
     "fine-tune": {"epochs": 2},
@@ -71,6 +59,9 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
 }
 """Settings that give about 30 steps; all have batches of 64."""
 
+PHASED = ("eu-k", "fine-tune")
+"""Methods whose steps are taken apart; they evaluate the network once in a step."""
+
 DENOISE = {"steps": 11, "batch_forget": 16, "batch_retain": 16}
 DENOISERS: dict[str, dict[str, Any]] = {
     "erasediff": {"steps": 5},
@@ -89,12 +80,12 @@ DENOISERS: dict[str, dict[str, Any]] = {
 @one_thread()
 def method_rows(repeats: int) -> list[Row]:
     """Time a step of every method that takes steps, for classifiers and for denoisers."""
-    network, noise = _classifier(), _noise_request()
+    network, noise = small_classifier(), noise_request()
     repeats = min(repeats, 3)
     classifiers = [
         _timed(
             f"step of {name}, classifier",
-            classifier_method(name, {"batch_forget": 64, "batch_retain": 64} | CLASSIFIERS[name]),
+            _classifier_method(name),
             network,
             noise,
             loop,
@@ -102,7 +93,7 @@ def method_rows(repeats: int) -> list[Row]:
         )
         for name, loop in handwritten_classifier_loops.LOOPS.items()
     ]
-    model, digits = _denoiser()
+    model, digits = digits_denoiser()
     denoisers = [
         _timed(
             f"step of {name}, denoiser",
@@ -119,6 +110,7 @@ def method_rows(repeats: int) -> list[Row]:
         *_summary("classifier", classifiers),
         *_summary("denoiser", denoisers),
         *(times.row for times in classifiers + denoisers),
+        *(row for name in PHASED for row in _phases(name, network, noise, repeats)),
     ]
 
 
@@ -144,7 +136,7 @@ def _timed(
     repeats: int,
 ) -> StepTimes:
     """Time a method and its loop; their first run does not count."""
-    accelerator, seen, request = Accelerator(), data.only(method.needs), _placed(data)
+    accelerator, seen, request = Accelerator(), data.only(method.needs), placed(data)
 
     def ours() -> None:
         method(model, seen, accelerator=accelerator, seed=0, budget=Budget())
@@ -157,8 +149,17 @@ def _timed(
     pairs = list(zip(own.tolist(), hand.tolist(), strict=True))
     reason = f"{1000 * overhead:.2f} ms a step more"
     row = Row.of_ratio(work, f"a loop by hand, {1000 * usual:.1f} ms a step", pairs, TARGET, reason=reason)
-    error = math.sqrt(math.pi / 2 / len(pairs)) * row.spread
-    return StepTimes(replace(row, spread=error), overhead)
+    return StepTimes(row.with_error_of_median(len(pairs)), overhead)
+
+
+def _classifier_method(name: str) -> UnlearningMethod:
+    return classifier_method(name, {"batch_forget": 64, "batch_retain": 64} | CLASSIFIERS[name])
+
+
+def _phases(name: str, network: nn.Module, noise: UnlearnData, repeats: int) -> list[Row]:
+    """Return how much longer each phase of a step is than by hand."""
+    method, by_hand = _classifier_method(name), handwritten_classifier_loops.LOOPS[name]
+    return phase_rows(name, method, network, noise.only(method.needs), placed(noise), by_hand, repeats)
 
 
 def _fastest_steps(
@@ -179,7 +180,7 @@ def _fastest_steps(
 def _chance(network: nn.Module, noise: UnlearnData, repeats: int) -> Row:
     """Return the ratios of the same loop by hand to itself."""
     settings = classifier_method("fine-tune", {"batch_retain": 64} | CLASSIFIERS["fine-tune"])
-    request = _placed(noise)
+    request = placed(noise)
 
     def by_hand() -> None:
         handwritten_classifier_loops.LOOPS["fine-tune"](copy.deepcopy(network), request, settings)
@@ -257,43 +258,3 @@ def _summary(family: str, times: list[StepTimes]) -> list[Row]:
         replace(worst, work=f"{title}, the worst", compared_with=f"{worst.work}; {missed} miss the target"),
         Row.of(f"{title}, what it costs more, the median", "loops by hand; spread as above", extra, " us"),
     ]
-
-
-def _placed(data: UnlearnData) -> Request:
-    """Return all images and labels of a request on the device."""
-    device, parts = Accelerator().device, (data.forget, data.retain, data.heldout)
-    inputs = [to_model_input(part.all_images()).to(device) for part in parts]
-    return Request(*map(Images, inputs, [torch.from_numpy(part.labels).to(device) for part in parts]))
-
-
-def _classifier() -> nn.Module:
-    """Return three convolutions of stride 2 with batch normalisation, and a linear layer, fresh weights."""
-    channels = (3, 16, 32, 64)
-    blocks = [
-        nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU())
-        for before, after in pairwise(channels)
-    ]
-    network = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(channels[-1] * 4 * 4, 10))
-    return network.to(Accelerator().device).eval()
-
-
-def _noise_request() -> UnlearnData:
-    """Return noise in ten classes: the first to forget, the others to retain, all of them held out."""
-    draws = numpy_generator(0, "methods")
-    pixels = draws.integers(0, 256, (FORGET + RETAIN + HELDOUT, 32, 32, 3), dtype=np.uint8)
-    labels = np.concatenate([np.zeros(FORGET), 1 + np.arange(RETAIN) % 9, np.arange(HELDOUT) % 10])
-    names = tuple(map(str, range(10)))
-    every = IndexedImages(pixels, labels.astype(np.int64), image_ids(pixels), names, ("",) * len(pixels))
-    starts = np.split(np.arange(len(every)), [FORGET, FORGET + RETAIN])
-    return UnlearnData(*(every.select(rows) for rows in starts))
-
-
-def _denoiser() -> tuple[DenoisingModel, UnlearnData]:
-    """Return the denoiser of the digits, fresh weights, and the request to forget the class 3."""
-    config = load_config(CONFIGS / "digits_ddpm.yaml")
-    split = load_split(config.data)
-    classes = len(split.train.class_names)
-    network = build_denoiser(config.model, split.train.image_shape, classes)
-    forget = split.train.labels == 3
-    data = UnlearnData(split.train.select(forget), split.train.select(~forget), split.test)
-    return DenoisingModel(network, config.noise.build(), classes).to(Accelerator().device).eval(), data

@@ -5,7 +5,8 @@
 Each row is a median over repeats with its spread, and names what it is compared with and its target.
 The result is ``performance.json`` and, as a table, ``performance.md`` in ``evaluation/results``.
 ``--only commands`` measures that part again and keeps what was found of the others; ``--only classifiers``,
-``ensembles`` and ``imagenet`` add what has tables of its own.
+``ensembles`` and ``imagenet`` add what has tables of its own. Each part is measured in a process of its own:
+no threads and no memory of another part are left in it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -71,17 +73,26 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write")
     parser.add_argument("--only", choices=PARTS, help="measure this part alone")
     arguments = parser.parse_args()
-    path = arguments.results / "performance.json"
+    if arguments.only:
+        add_part(arguments.only, arguments.repeats, arguments.results)
+        return
+    for name in USUAL:
+        words = ["--only", name, "--repeats", str(arguments.repeats), "--results", str(arguments.results)]
+        subprocess.run([sys.executable, "-m", "evaluation.performance", *words], check=True)
+
+
+def add_part(name: str, repeats: int, results: Path) -> None:
+    """Measure a part, and write it beside what was found of the others."""
+    path = results / "performance.json"
     parts: dict[str, Any] = {}
     if path.exists():
         parts = json.loads(path.read_text(encoding="utf-8")).get("parts", {})
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    for name in [arguments.only] if arguments.only else USUAL:
-        parts[name] = measure(name, arguments.repeats)
-        parts = {name: parts[name] for name in PARTS if name in parts}
-        result = {"command": "python -m evaluation.performance", "recipes": recipes(), "parts": parts}
-        write_text(path, json.dumps(result, indent=2) + "\n")
-        write_text(path.with_suffix(".md"), table(parts))
+    parts[name] = measure(name, repeats)
+    parts = {name: parts[name] for name in PARTS if name in parts}
+    results.mkdir(parents=True, exist_ok=True)
+    result = {"command": "python -m evaluation.performance", "recipes": recipes(), "parts": parts}
+    write_text(path, json.dumps(result, indent=2) + "\n")
+    write_text(path.with_suffix(".md"), table(parts))
 
 
 def measure(name: str, repeats: int) -> dict[str, Any]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 import torch
 
 Pair = tuple[float, float]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ class Row:
         spread = 1.4826 * float(np.median(np.abs(np.asarray(values) - median)))
         return cls(work, compared_with, median, spread, unit, target, better, reason)
 
+    def with_error_of_median(self, count: int) -> Self:
+        """Return the row with the standard error of a median of so many values in the place of the spread."""
+        return replace(self, spread=math.sqrt(math.pi / 2 / count) * self.spread)
+
     @property
     def met(self) -> bool | None:
         """Whether the target is met; `None` without one."""
@@ -111,14 +117,32 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def in_turns(work: Callable[[], object], reference: Callable[[], object], repeats: int) -> list[Pair]:
+def in_turns(
+    work: Callable[[], object],
+    reference: Callable[[], object],
+    repeats: int,
+    measure: Callable[[Callable[[], object]], T] = seconds_of,
+) -> list[tuple[T, T]]:
     """Return the seconds of both, which take turns, so that a machine whose speed drifts slows both.
 
-    Both are done once before anything is timed.
+    Both are done once before anything is timed, and who begins changes.
+
+    Args:
+        work: the first.
+        reference: the second.
+        repeats: how often both are timed.
+        measure: what is returned of each instead of its seconds.
     """
     work()
     reference()
-    return [(seconds_of(work), seconds_of(reference)) for _ in range(repeats)]
+    pairs = []
+    for number in range(repeats):
+        if number % 2:
+            later = measure(reference)
+            pairs.append((measure(work), later))
+        else:
+            pairs.append((measure(work), measure(reference)))
+    return pairs
 
 
 def fastest_workers(work: Callable[[int], object]) -> int:

@@ -33,6 +33,8 @@ TINY = {
     "evaluation.comparison.permutations": "20",
     "evaluation.membership.images": "40",
     "evaluation.membership.exemplars_per_class": "8",
+    "evaluation.membership.attack.loss_draws": "1",
+    "evaluation.membership.attack.secmi_stride": "50",
 }
 TINY_OVERRIDES = tuple(f"{key}={value}" for key, value in TINY.items())
 

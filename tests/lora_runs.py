@@ -18,18 +18,24 @@ from gen_unlearn.runs import RunFolder
 
 RECIPE = CONFIGS / "digits_lora.yaml"
 TINY = TINY_GENERATOR | {
-    "core.fraction": "0.8",
+    "core.fraction": "0.92",
+    "model.block_out_channels": "[8]",
+    "model.down_block_types": "[DownBlock2D]",
+    "model.up_block_types": "[UpBlock2D]",
     "model.router.encoder.width": "4",
     "model.router.encoder.depth": "0",
     "model.router.training.images": "64",
     "model.router.training.batch_size": "32",
     "model.adapters.count": "12",
     "model.adapters.lora.rank": "2",
+    "model.adapters.lora.targets": "[to_q, conv1, time_emb_proj]",
     "model.adapters.lora.epochs": "2",
     "model.adapters.lora.batch_size": "4",
+    "model.adapters.lora.learning_rate": "0.03",
     "model.adapters.lora.stack": "2",
     "training.images": "48",
-    "evaluation.membership.images": "12",
+    "evaluation.images_per_class": "2",
+    "evaluation.membership.images": "6",
 }
 SEMI_PARAMETRIC = ("model.backbone=semi-parametric", "model.adapters.lora.stack=1")
 DELETED = 5

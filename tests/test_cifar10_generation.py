@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,17 @@ from gen_unlearn.training import compilation
 
 COMPILED = [name for name in STAGES if "compiled" in name]
 FAST = ["train SPM", "sampling cost", "deletions from SPM", "training speed of SPM, bf16"]
+NARROW = (
+    "model.block_out_channels=[8,8,8,8]",
+    "model.norm_num_groups=4",
+    "model.attention_head_dim=8",
+    "model.layers_per_block=1",
+)
 SMALLEST = (
-    "model.block_out_channels=[32]",
+    *NARROW,
+    "model.block_out_channels=[8]",
     "model.down_block_types=[DownBlock2D]",
     "model.up_block_types=[UpBlock2D]",
-    "model.layers_per_block=1",
 )
 RECIPE_OF = {
     "DDPM": "cifar10_ddpm",
@@ -67,17 +74,21 @@ def each(option: str, values: list[str]) -> list[str]:
     return [word for value in values for word in (option, value)]
 
 
+NARROWED = each("--set", list(NARROW))
+
+
 def test_measures_what_is_left(images: SmallCifar10, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    nothing = measured(images, out, "--minutes", "-1")
+    nothing = measured(images, out, "--minutes", "-1", *NARROWED)
     assert nothing["found"] == nothing["failed"] == {}
     assert nothing["left"] == list(STAGES)
     assert nothing["tiny"]
     assert nothing["command"] == (
         "CUBLAS_WORKSPACE_CONFIG=:4096:8 python -m evaluation.cifar10_generation "
-        "--source TRAIN --test-source TEST --tiny"
+        f"--source TRAIN --test-source TEST --tiny {shlex.join(NARROWED)}"
     )
-    first = measured(images, out, *each("--only", FAST))
+    fast = [*each("--only", FAST), *NARROWED]
+    first = measured(images, out, *fast)
     assert list(first["found"]) == FAST
     assert set(first["left"]) == set(STAGES) - set(FAST)
     assert set(first["recipes"]) == set(RECIPE_OF.values())
@@ -86,16 +97,16 @@ def test_measures_what_is_left(images: SmallCifar10, tmp_path: Path) -> None:
     for name in FAST:
         check(name, first["found"][name], first["recipes"])
     parts = {path: path.stat().st_mtime_ns for path in (out / "parts").iterdir()}
-    assert measured(images, out, *each("--only", FAST)) == first
+    assert measured(images, out, *fast) == first
     assert {path: path.stat().st_mtime_ns for path in (out / "parts").iterdir()} == parts
-    other = ("--minutes", "-1", "--set", "seed=1")
+    other = ("--minutes", "-1", *NARROWED, "--set", "seed=1")
     assert "move it away, or choose another --results" in refused(images, out, *other)
     assert "choose another --out" in refused(images, out, *other, "--results", tmp_path / "other")
-    assert "--out; move it away" in refused(images, tmp_path / "other", "--minutes", "-1", "--results", out)
+    assert "--out; move it away" in refused(images, tmp_path / "other", *other, "--results", out)
     assert result_in(out) == first
     next(iter(parts)).unlink()
     (out / "cifar10_generation.json").unlink()
-    assert len(measured(images, out, "--minutes", "-1")["found"]) == len(FAST) - 1
+    assert len(measured(images, out, "--minutes", "-1", *NARROWED)["found"]) == len(FAST) - 1
 
 
 def test_a_stage_that_fails_is_noted_and_the_others_go_on(
@@ -144,7 +155,7 @@ def test_measures_compiled_training(
 
 @pytest.mark.slow
 def test_measures_everything(images: SmallCifar10, tmp_path: Path) -> None:
-    result = measured(images, tmp_path, *each("--skip", COMPILED))
+    result = measured(images, tmp_path, *each("--skip", COMPILED), *NARROWED)
     assert result["left"] == COMPILED
     for name, found in result["found"].items():
         check(name, found, result["recipes"])

@@ -24,13 +24,25 @@ FEW_STEPS = (
     "sampling.num_inference_steps=2",
     "sampling.exemplars_per_class=3",
 )
+NARROW = (
+    *TINY_OVERRIDES,
+    "model.block_out_channels=[8,8,8,8]",
+    "model.norm_num_groups=4",
+    "model.attention_head_dim=8",
+    "model.layers_per_block=1",
+    "model.adapters.count=2",
+    "training.images=16",
+    "training.batch_size=8",
+    "training.warmup_images=8",
+    "training.checkpoint_images=8",
+)
 JUDGED_BY_FEW = ("evaluation.comparison.permutations=10", "evaluation.membership.images=4")
 LEVELS = {SPM: "exemplar-only", PUBLIC: "bit-exact", ENSEMBLE: "bit-exact"}
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> SmallCifar10:
-    return write_small_cifar10(tmp_path_factory.mktemp("cifar10"))
+    return write_small_cifar10(tmp_path_factory.mktemp("cifar10"), train=40, test=20)
 
 
 def recipe(name: str) -> RunConfig:
@@ -43,7 +55,7 @@ def words(overrides: tuple[str, ...]) -> list[str]:
 
 def narrow_run(name: str, images: SmallCifar10, folder: Path) -> Path:
     """Train a recipe with a narrow network, sample from it and, where that is possible, delete a class."""
-    run, settings = folder / "run", words((*images.overrides, *TINY_OVERRIDES, *JUDGED_BY_FEW))
+    run, settings = folder / "run", words((*images.overrides, *NARROW, *JUDGED_BY_FEW))
     works("train", "--config", CONFIGS / f"{name}.yaml", *settings, "--out", run)
     assert works("sample", run, "--out", folder / "images", "--count", 1)["images"] == 10
     if name in LEVELS:

@@ -142,7 +142,8 @@ def test_a_dry_run_writes_nothing(shop: Shop, tmp_path: Path, verb: str) -> None
 
 
 def test_ctrl_c_then_the_same_command_gives_the_uninterrupted_weights(tmp_path: Path) -> None:
-    longer = [*tiny(), "--set", "training.images=4800", "--set", "training.checkpoint_images=240"]
+    steps = {"images": 400, "batch_size": 4, "exemplars_per_class": "[1, 1]", "checkpoint_images": 80}
+    longer = [*tiny(), *(word for key in steps for word in ("--set", f"training.{key}={steps[key]}"))]
     whole = works("train", *longer, "--out", tmp_path / "whole")
     command = [
         sys.executable,

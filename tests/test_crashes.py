@@ -214,12 +214,12 @@ class Campaign:
 
 @pytest.mark.usefixtures("small_shards")
 def test_a_kill_at_a_random_moment_leaves_the_old_state_or_the_new_one(tmp_path: Path) -> None:
-    campaign = Campaign.of(tmp_path, images=120, seed=1)
-    seconds = campaign.seconds(campaign.deletion, 20)
+    campaign = Campaign.of(tmp_path, images=60, seed=1)
+    seconds = campaign.seconds(campaign.deletion, 10)
     found: Counter[bool] = Counter()
     kills = 0
-    while kills < 15 or (len(found) < 2 and kills < 60):
-        work, new = campaign.deletion(20)
+    while kills < 8 or (len(found) < 2 and kills < 60):
+        work, new = campaign.deletion(10)
         code, _ = campaign.stop(work, signal.SIGKILL, 1.2 * seconds)
         assert code in (0, -signal.SIGKILL)
         kills += code != 0
@@ -287,7 +287,7 @@ def interrupts(campaign: Campaign, count: int) -> Counter[tuple[int, str]]:
 
 @pytest.mark.usefixtures("small_shards")
 def test_ctrl_c_at_a_random_moment_leaves_the_old_state_or_the_new_one(tmp_path: Path) -> None:
-    found = interrupts(Campaign.of(tmp_path, images=120, seed=4), count=5)
+    found = interrupts(Campaign.of(tmp_path, images=60, seed=4), count=5)
     assert found[INTERRUPTED, "preparing"] == 0, "what was prepared is cleared up on the way out"
 
 

@@ -6,22 +6,28 @@ import html
 import json
 import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from command_line import TINY_OVERRIDES
 
 from gen_unlearn.commands.demo import SINGLE_IMAGES, demo_config, run_demo
-from gen_unlearn.commands.evaluate import evaluate
 from gen_unlearn.commands.forget import forget
 from gen_unlearn.commands.requests import ForgetRequest
 from gen_unlearn.commands.stages import Stages
-from gen_unlearn.commands.train import train
 from gen_unlearn.config import RunConfig
 from gen_unlearn.receipts import PROMISES
 from gen_unlearn.runs import RunFolder
 
-SMALL = (*TINY_OVERRIDES, "data.test_fraction=0.2", "evaluation.images_per_class=20")
+FEW = {
+    "training.images": 48,
+    "evaluation.images_per_class": 6,
+    "evaluation.membership.images": 6,
+    "sampling.exemplars_per_class": 8,
+}
+SMALL = (*TINY_OVERRIDES, *(f"{key}={value}" for key, value in FEW.items()))
 PROMISED = {
     "seconds_train",
     "seconds_delete",
@@ -46,8 +52,18 @@ def config() -> RunConfig:
 
 @pytest.fixture(scope="module")
 def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole demo; ``judged`` beside it is its folder before anything was deleted."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    run_demo(config, out, Stages())
+
+    class Copying(Stages):
+        @contextmanager
+        def timed(self, name: str) -> Iterator[None]:
+            if name == "delete":
+                shutil.copytree(out, out.with_name("judged"))
+            with super().timed(name):
+                yield
+
+    run_demo(config, out, Copying())
     return out
 
 
@@ -113,10 +129,11 @@ def test_running_it_again_repeats_nothing(finished: Path, config: RunConfig, tmp
 def test_a_demo_stopped_between_its_two_deletions_makes_the_second(
     finished: Path, config: RunConfig, tmp_path: Path
 ) -> None:
-    run = train(config, tmp_path / "run")
-    evaluate(run)
+    out = Path(shutil.copytree(finished.with_name("judged"), tmp_path / "out"))
+    run = RunFolder.open(out / "run")
+    assert run.receipts() == []
     forget(run, ForgetRequest(classes=("3",)).resolve(run).forget_set, keep_comparison=True)
-    summary = run_demo(config, tmp_path, Stages())
+    summary = run_demo(config, out, Stages())
     expected = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
     assert summary["removed"] == expected["removed"]
     assert summary["fd_retain_after"] == expected["fd_retain_after"]

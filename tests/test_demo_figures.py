@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 
 @pytest.mark.slow
 def test_the_demo_reaches_its_figures(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gen_unlearn", "demo", "--out", str(tmp_path / "demo"), "--json"]
+    """`GEN_UNLEARN_DEMO` may name the folder of a demo that was run already: nothing of it is repeated."""
+    out = Path(os.environ.get("GEN_UNLEARN_DEMO", tmp_path / "demo"))
+    command = [sys.executable, "-m", "gen_unlearn", "demo", "--out", str(out), "--json"]
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     summary = json.loads(finished.stdout.splitlines()[-1])
-    assert json.loads((tmp_path / "demo" / "summary.json").read_text()) == summary
-    assert (tmp_path / "demo" / "report.html").stat().st_size > 50_000
-    assert (tmp_path / "demo" / "samples.png").exists()
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert (out / "report.html").stat().st_size > 50_000
+    assert (out / "samples.png").exists()
 
     measured = {measure["name"]: measure for measure in summary["measures"]}
     before, after = measured["fd_retain_before"], measured["fd_retain_after"]

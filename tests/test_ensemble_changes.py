@@ -313,7 +313,7 @@ def test_a_kill_before_any_step_leaves_the_old_state_the_mask_or_the_new_one(tmp
             forget(run, request)
         rebuild(run)
         assert model_files(run) == new
-        number += 3
+        number += 5
     assert phases == sorted(phases, key=["old", "masked", "new"].index), "once it is decided, it stays so"
     found = Counter(phases)
     assert min(found[phase] for phase in ("old", "masked", "new")) > 2, found

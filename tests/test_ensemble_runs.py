@@ -25,6 +25,7 @@ from gen_unlearn.commands.undeleted import undeleted_ensemble
 from gen_unlearn.config import load_recipe
 from gen_unlearn.exemplar_folder import ExemplarFolder
 from gen_unlearn.forget import ForgetSet
+from gen_unlearn.judging import ensembles
 from gen_unlearn.pipelines.adapter_ensemble import AdapterEnsemblePipeline
 from gen_unlearn.repro import ids_to_hex
 from gen_unlearn.runs import RunFolder
@@ -67,6 +68,13 @@ def pictures(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row in range(12):
         Image.fromarray(test.all_images()[20 * row, ..., 0]).save(folder / f"{row:02d}.png")
     return folder
+
+
+@pytest.fixture
+def short_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer trials and deletions than an evaluation makes."""
+    monkeypatch.setattr(ensembles, "_TRIALS", {"single": 40, "batched": 40})
+    monkeypatch.setattr(ensembles, "_STEPS", 40)
 
 
 # --- describing
@@ -225,6 +233,7 @@ def test_a_deletion_leaves_what_its_oracle_is(run: Path, tmp_path: Path) -> None
     assert works("verify", run, "--replay")["passed"] is True
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_the_retrain_gap_and_the_report(run: Path, tmp_path: Path) -> None:
     works("forget", run, "--class", "3")
     state = snapshot(run / "model")
@@ -251,6 +260,7 @@ def test_the_retrain_gap_and_the_report(run: Path, tmp_path: Path) -> None:
         assert voting not in page
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_two_processes_train_the_oracle_and_judge_as_one(run: Path, tmp_path: Path) -> None:
     works("forget", run, "--class", "3")
     twin = Path(shutil.copytree(run, tmp_path / "twin"))
@@ -268,6 +278,7 @@ def test_two_processes_train_the_oracle_and_judge_as_one(run: Path, tmp_path: Pa
     assert snapshot(run) == snapshot(twin)
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_an_oracle_of_its_own_seed_predicts_the_same(run: Path, tmp_path: Path) -> None:
     works("forget", run, "--class", "3")
     works("train", *ensemble(), "--out", tmp_path / "oracle", "--without", run)

@@ -43,7 +43,17 @@ from gen_unlearn.training.judge_config import JudgeConfig
 FEW = ComparisonConfig(permutations=20)
 RETAINED = (0, 1, 2, 4, 5, 6, 7, 8, 9)
 DIGITS = Path(__file__).parents[1] / "configs" / "digits_spm.yaml"
-TINY = (*TINY_OVERRIDES, "evaluation.images_per_class=4", "evaluation.null_images=6")
+TINY = (
+    *TINY_OVERRIDES,
+    "evaluation.images_per_class=4",
+    "evaluation.null_images=6",
+    "evaluation.membership.images=8",
+    "evaluation.membership.exemplars_per_class=4",
+    "evaluation.membership.attack.loss_timesteps=[100, 200]",
+    "evaluation.membership.attack.loss_draws=1",
+    "evaluation.membership.attack.secmi_stride=50",
+)
+WITHOUT_ATTACKS = "evaluation.membership.images=0"
 
 
 def recipe(*overrides: str) -> RunConfig:
@@ -91,9 +101,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return train(recipe(), tmp_path_factory.mktemp("evaluate") / "run")
 
 
+@pytest.fixture(scope="module")
+def judged(trained: RunFolder) -> RunFolder:
+    """The run once it was evaluated; tests work on copies."""
+    run = copied(trained, trained.path.with_name("judged"))
+    evaluate(run)
+    return run
+
+
+def copied(run: RunFolder, path: Path) -> RunFolder:
+    return RunFolder.open(Path(shutil.copytree(run.path, path)))
+
+
 @pytest.fixture
 def run(trained: RunFolder, tmp_path: Path) -> RunFolder:
-    return RunFolder.open(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    return copied(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def evaluated(judged: RunFolder, tmp_path: Path) -> RunFolder:
+    return copied(judged, tmp_path / "run")
 
 
 def without_deletion(split: Split, **states: SampleSet) -> Evidence:
@@ -108,9 +135,7 @@ def test_real_images_as_samples_get_the_floors(
     as_many = train.select(stratified_order(train)[: len(test)])
     states = {"before": as_samples(test), "after": as_samples(as_many)}
     evidence = without_deletion(digits_split, **states)
-    found = by_name(
-        [*measure_quality(evidence, measurer, ComparisonConfig()), *measure_accuracy(evidence, judge)]
-    )
+    found = by_name([*measure_quality(evidence, measurer, FEW), *measure_accuracy(evidence, judge)])
     for name in ("fd_retain", "kd_retain", "precision", "recall", "density", "coverage"):
         after = found[f"{name}_after"]
         assert after.value == pytest.approx(after.floor, rel=1e-9), (
@@ -143,9 +168,7 @@ def test_quality_is_measured_on_the_retained_classes_alone(
     )
     states = {"after": SampleSet(ruined, real.labels, np.arange(len(real)))}
     evidence = Evidence(states, (), (), deletion, real)
-    found = by_name(
-        [*measure_quality(evidence, measurer, ComparisonConfig()), *measure_accuracy(evidence, judge)]
-    )
+    found = by_name([*measure_quality(evidence, measurer, FEW), *measure_accuracy(evidence, judge)])
     assert found["fd_retain_after"].value == pytest.approx(0, abs=1e-6)
     assert found["retained_accuracy_after"].value == found["retained_accuracy_after"].floor
 
@@ -326,8 +349,9 @@ def test_copies_of_deleted_images_are_found(digits_split: Split) -> None:
     assert found["nearest_deleted_before"].floor != 0
 
 
-def test_evaluation_keeps_and_reuses_what_it_made(run: RunFolder) -> None:
-    first = evaluate(run)
+def test_evaluation_keeps_and_reuses_what_it_made(evaluated: RunFolder) -> None:
+    run = evaluated
+    first = Scorecard.from_file(run.scorecard_path)
     (judge,) = run.metrics_path.glob("judge-*/config.json")
     times, trained = sample_times(run), judge.stat().st_mtime_ns
     assert len(times) == 1
@@ -338,8 +362,9 @@ def test_evaluation_keeps_and_reuses_what_it_made(run: RunFolder) -> None:
     assert all(math.isfinite(measure.value) and measure.definition for measure in first.measures)
 
 
-def test_the_whole_comparison(run: RunFolder, tmp_path: Path) -> None:
-    before = evaluate(run)
+def test_the_whole_comparison(evaluated: RunFolder, tmp_path: Path) -> None:
+    run = evaluated.with_overrides([WITHOUT_ATTACKS])
+    before = Scorecard.from_file(run.scorecard_path)
     delete(run, classes=("3",))
     oracle = train(run.config, tmp_path / "oracle", *deleted_from([run.path]))
     oracle_files = set(oracle.path.rglob("*"))
@@ -366,7 +391,7 @@ def test_the_whole_comparison(run: RunFolder, tmp_path: Path) -> None:
 
 def test_says_what_could_not_be_compared(run: RunFolder) -> None:
     delete(run, fraction=0.1)
-    card = evaluate(run)
+    card = evaluate(run.with_overrides([WITHOUT_ATTACKS]))
     assert list(card.samples) == ["after"]
     assert any("run evaluate before forget" in note for note in card.notes)
     assert any("No oracle was given" in note for note in card.notes)
@@ -389,13 +414,15 @@ def test_refuses_an_oracle_of_something_else(run: RunFolder, tmp_path: Path) -> 
     assert not run.scorecard_path.exists()
 
 
-def test_another_judge_is_another_judge(run: RunFolder) -> None:
-    one, other = evaluate(run), evaluate(run.with_overrides(["evaluation.judge.epochs=2"]))
+def test_another_judge_is_another_judge(evaluated: RunFolder) -> None:
+    one = Scorecard.from_file(evaluated.scorecard_path)
+    other = evaluate(evaluated.with_overrides(["evaluation.judge.epochs=2", WITHOUT_ATTACKS]))
     assert one.protocol["extractor_digest"] != other.protocol["extractor_digest"]
 
 
-def test_another_sampler_makes_other_images(run: RunFolder) -> None:
-    cards = evaluate(run), evaluate(run.with_overrides(["sampling.sampler=ddpm"]))
+def test_another_sampler_makes_other_images(evaluated: RunFolder) -> None:
+    run, first = evaluated, Scorecard.from_file(evaluated.scorecard_path)
+    cards = first, evaluate(run.with_overrides(["sampling.sampler=ddpm"]))
     images = [SampleSet.from_file(run.samples_path / card.samples["before"]).images for card in cards]
     assert not np.array_equal(*images)
 
@@ -444,13 +471,14 @@ def test_before_holds_what_was_added_before_the_deletion(run: RunFolder) -> None
     new = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
     names = run.manifest.class_names
     add(run, IndexedImages(new, np.zeros(2, dtype=np.int64), image_ids(new), names, ("a", "b")))
+    run = run.with_overrides([WITHOUT_ATTACKS])
     before = evaluate(run).samples["before"]
     delete(run, fraction=0.1)
     assert evaluate(run).samples["before"] == before
 
 
-def test_a_run_without_any_exemplar_is_judged_by_its_null_token(run: RunFolder) -> None:
-    evaluate(run)
+def test_a_run_without_any_exemplar_is_judged_by_its_null_token(evaluated: RunFolder) -> None:
+    run = evaluated
     delete(run, classes=tuple(run.manifest.class_names))
     card = evaluate(run)
     after = SampleSet.from_file(run.samples_path / card.samples["after"])
@@ -467,15 +495,16 @@ def test_a_run_without_any_exemplar_is_judged_by_its_null_token(run: RunFolder) 
     write_report(run, run.path / "report.html")
 
 
-def test_too_few_held_out_images_leave_the_distances_out(run: RunFolder, tmp_path: Path) -> None:
+def test_too_few_held_out_images_leave_the_distances_out(evaluated: RunFolder, tmp_path: Path) -> None:
+    run = evaluated.with_overrides(["evaluation.comparison.neighbours=15", WITHOUT_ATTACKS])
     folder = tmp_path / "mine"
     folder.mkdir()
     for number in range(20):
         Image.fromarray(np.full((8, 8), number, dtype=np.uint8)).save(folder / f"{number}.png")
-    card = evaluate(run.with_overrides(["evaluation.comparison.neighbours=15"]), images=[folder])
+    card = evaluate(run, images=[folder])
     assert "fd_retain_before" in by_name(list(card.measures)), "40 generated images, 898 held-out ones"
     delete(run, classes=tuple("12345678"))
-    card = evaluate(run.with_overrides(["evaluation.comparison.neighbours=15"]), images=[folder])
+    card = evaluate(run, images=[folder])
     found = by_name(list(card.measures))
     assert any("at least 17 generated images" in note for note in card.notes)
     assert not any(name.startswith(("fd_retain", "fd_mine", "precision", "mifid")) for name in found)
@@ -483,18 +512,19 @@ def test_too_few_held_out_images_leave_the_distances_out(run: RunFolder, tmp_pat
 
 
 def test_refuses_a_set_of_images_that_gives_a_measure_the_name_of_another(
-    run: RunFolder, tmp_path: Path
+    evaluated: RunFolder, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "retain_before"
+    run, folder = evaluated, tmp_path / "retain_before"
     folder.mkdir()
     for number in range(8):
         Image.fromarray(np.full((8, 8), number, dtype=np.uint8)).save(folder / f"{number}.png")
+    run.scorecard_path.unlink()
     with pytest.raises(ValueError, match=r"one measure of each name, got more of fd_retain_before, .*rename"):
         evaluate(run, images=[folder])
     assert not run.scorecard_path.exists()
 
 
-def test_says_that_the_judge_saw_the_deleted_images(run: RunFolder) -> None:
-    card = evaluate(run)
+def test_says_that_the_judge_saw_the_deleted_images(judged: RunFolder) -> None:
+    card = Scorecard.from_file(judged.scorecard_path)
     assert "deleted images included" in str(card.protocol["extractor"])
     assert "deleted images included" in by_name(list(card.measures))["fd_retain_before"].definition

@@ -16,6 +16,17 @@ from gen_unlearn.metrics.scorecard import Scorecard
 from gen_unlearn.runs import RunFolder
 
 THREE = 3
+WITHOUT_ATTACKS = ("--set", "evaluation.membership.images=0")
+QUICK = tuple(
+    word
+    for setting in (
+        "images=8",
+        "attack.loss_draws=1",
+        "attack.loss_timesteps=[100]",
+        "attack.secmi_stride=50",
+    )
+    for word in ("--set", f"evaluation.membership.{setting}")
+)
 
 
 def save(folder: Path, images: np.ndarray) -> Path:
@@ -38,7 +49,7 @@ def root(run_without_threes: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     save(root / "before", images[kept][:20])
     save(root / "five", images[kept][:5])
     (root / "empty").mkdir()
-    works("evaluate", root / "run")
+    works("evaluate", root / "run", *QUICK)
     return root
 
 
@@ -50,7 +61,7 @@ def run(root: Path, tmp_path: Path) -> Path:
 def test_folders_stand_beside_the_states(root: Path, run: Path) -> None:
     plain = Scorecard.from_file(run / "metrics" / "scorecard.json")
     folders = ("--images", root / "held_out", "--images", root / "threes")
-    card = works("evaluate", run, *folders)
+    card = works("evaluate", run, *folders, *QUICK)
     values = {measure["name"]: measure["value"] for measure in card["measures"]}
     added = {f"{name}_{folder}" for folder in ("held_out", "threes") for name in ("fd", "kd", "precision")}
     assert added <= values.keys()
@@ -65,7 +76,7 @@ def test_folders_stand_beside_the_states(root: Path, run: Path) -> None:
 
 
 def test_the_table_has_a_column_for_each_folder(root: Path, run: Path) -> None:
-    result = run_command("evaluate", run, "--images", root / "threes", "--detect", "0.25")
+    result = run_command("evaluate", run, "--images", root / "threes", "--detect", "0.25", *QUICK)
     assert result.exit_code == 0, result.output
     header, *lines = result.stdout.splitlines()
     assert header.split() == ["before", "after", "random", "threes", "floor"]
@@ -79,10 +90,11 @@ def test_the_table_has_a_column_for_each_folder(root: Path, run: Path) -> None:
 
 def test_images_are_brought_to_the_shape_of_the_run(root: Path, run: Path, tmp_path: Path) -> None:
     (tmp_path / "large").mkdir()
-    for file in (root / "held_out").iterdir():
+    for file in sorted((root / "held_out").iterdir())[:300]:
         image = Image.open(file).convert("RGB").resize((24, 24), Image.Resampling.NEAREST)
         image.save(tmp_path / "large" / file.name)
-    card = works("evaluate", run, "--images", tmp_path / "large", "--images", root / "threes")
+    folders = ("--images", tmp_path / "large", "--images", root / "threes")
+    card = works("evaluate", run, *folders, *WITHOUT_ATTACKS)
     values = {measure["name"]: measure["value"] for measure in card["measures"]}
     assert 0 < values["fd_large"] < values["fd_threes"]
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import CONFIGS, TINY_OVERRIDES, refused, run_command, works
 from lora_runs import DeletedRun
@@ -13,6 +14,8 @@ from PIL import Image
 from run_factory import snapshot
 from two_processes import as_two
 
+from gen_unlearn.adapters.records import Records
+from gen_unlearn.commands.ensemble_recipe import recipe_of
 from gen_unlearn.commands.forget import forget
 from gen_unlearn.commands.requests import ForgetRequest
 from gen_unlearn.commands.train import train
@@ -100,9 +103,10 @@ def test_who_judges_or_samples_is_told_that_adapters_wait(masked: RunFolder, tmp
 def test_images_like_an_image_come_from_the_adapters_nearest_to_it(
     deleted: DeletedRun, tmp_path: Path
 ) -> None:
-    rows = deleted.run.exemplar_folder().all_rows()
+    rows, shape = deleted.run.exemplar_folder().all_rows(), recipe_of(deleted.run).shape
+    nearest = Records.of_rows(rows, shape.features)[1][:, 0]
     files = []
-    for row in (0, len(rows.ids) // 2):
+    for row in (0, int(np.flatnonzero(nearest != nearest[0])[0])):
         files.append(tmp_path / f"{row}.png")
         Image.fromarray(rows.pixels[row, ..., 0]).save(files[-1])
     folders = [tmp_path / name for name in ("first", "again", "other", "classed")]

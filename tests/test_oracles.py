@@ -26,7 +26,7 @@ from gen_unlearn.training.checkpoint import TrainingInterruptedError
 
 FAST = (
     *TINY_OVERRIDES,
-    "evaluation.membership.images=20",
+    "evaluation.membership.images=6",
     "evaluation.membership.exemplars_per_class=8",
 )
 

@@ -6,15 +6,16 @@ import json
 import os
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed
-import torch.multiprocessing
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from command_line import CONFIGS, TINY_OVERRIDES
+from run_factory import ended, fork
 
 from gen_unlearn.commands.fit import fit
 from gen_unlearn.config import RunConfig, load_config
@@ -25,6 +26,7 @@ from gen_unlearn.processes import alone, process_state
 
 ACCUMULATION = 2
 PATIENCE = timedelta(seconds=90)
+STATES = (PartialState, AcceleratorState, GradientState)
 STEPS = (2, 5)
 """Of the models of both processes: had they to meet after each step, one would wait for ever."""
 
@@ -82,37 +84,30 @@ def _gradient(accelerator: Accelerator, own: float) -> float:
     return float(model.module.weight.grad)
 
 
-def _second_process(_: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= _environment_of(1)
-    (folder / "second.json").write_text(json.dumps(_take_part(1, folder)))
+def _process(rank: int, folder: Path) -> None:
+    """Be one of the processes, with nothing of the states of the one that this is a copy of."""
+    os.environ |= _environment_of(rank)
+    for state in STATES:
+        state._shared_state.clear()
+    (folder / f"{rank}.json").write_text(json.dumps(_take_part(rank, folder)))
 
 
 @pytest.fixture
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train here as the other process does, whatever there is, and leave no trace."""
+    """Train here as the other processes do, whatever there is, and leave no trace."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    for state in (PartialState, AcceleratorState, GradientState):
+    for state in STATES:
         monkeypatch.setattr(state, "_shared_state", {})
 
 
 @pytest.mark.usefixtures("on_the_cpu")
-def test_processes_of_a_group_train_alone_and_meet_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = torch.multiprocessing.spawn(_second_process, args=(tmp_path,), nprocs=1, join=False)
+def test_processes_of_a_group_train_alone_and_meet_again(tmp_path: Path) -> None:
+    children = [fork(partial(_process, rank, tmp_path)) for rank in (0, 1)]
     expected = [_trained(rank) for rank in (0, 1)]
     assert expected[0] != expected[1]
-    for state in (PartialState, AcceleratorState, GradientState):
-        monkeypatch.setattr(state, "_shared_state", {})
-    for name, value in _environment_of(0).items():
-        monkeypatch.setenv(name, value)
-    found = [_take_part(0, tmp_path)]
-    while not other.join():
-        pass
-    found.append(json.loads((tmp_path / "second.json").read_text()))
-    for rank, of_process in enumerate(found):
-        assert of_process == {
+    assert [ended(child) for child in children] == [0, 0]
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == {
             "before": [2, rank],
             "within": [1, 0],
             "trained": expected[rank],

@@ -41,8 +41,10 @@ def test_a_missed_target_is_said_with_its_reason() -> None:
 def test_work_and_its_reference_take_turns_after_a_first_time_that_does_not_count() -> None:
     done: list[str] = []
     pairs = in_turns(lambda: done.append("a"), lambda: done.append("b"), 2)
-    assert done == ["a", "b"] * 3
+    assert done == ["a", "b", "a", "b", "b", "a"], "who begins changes"
     assert len(pairs) == 2
+    numbers = iter(range(9))
+    assert in_turns(lambda: 0, lambda: 0, 2, lambda _: next(numbers)) == [(0, 1), (3, 2)]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell cores")

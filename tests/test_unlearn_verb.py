@@ -115,7 +115,8 @@ def test_verify_notices_other_weights(shelf: Shelf, tmp_path: Path) -> None:
 def test_evaluate_compares_before_and_after_with_the_oracle(shelf: Shelf, tmp_path: Path) -> None:
     shutil.copytree(shelf.plain, tmp_path / "plain")
     run = shutil.copytree(shelf.unlearned, tmp_path / "unlearned")
-    quick = ("--set", "evaluation.membership.images=8")
+    quick = ("--set", "evaluation.membership.images=8", "--set", "evaluation.membership.attack.loss_draws=1")
+    quick += ("--set", "evaluation.membership.attack.secmi_stride=50")
     card = works("evaluate", run, "--oracle", shelf.oracle, *quick)
     assert set(card["samples"]) == {"before", "after", "oracle"}
     assert card["protocol"]["forgotten_classes"] == ["3"]

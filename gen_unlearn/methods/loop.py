@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -164,7 +165,8 @@ class LoopSettings:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = self._optimizer(trained)
         planned = sum(max(t.steps for t in one) for epoch in range(self.epochs) for one in passes(epoch))
-        done, finite = 0, torch.ones((), dtype=torch.bool, device=accelerator.device)
+        precision = accelerator.autocast if accelerator.native_amp else nullcontext
+        done, losses = 0, torch.zeros((), device=accelerator.device)
         for epoch in range(self.epochs):
             for number, one in enumerate(passes(epoch)):
                 for batches in _batches(one, self.augment, seed, epoch, number):
@@ -179,17 +181,17 @@ class LoopSettings:
                             inputs=batch.inputs.to(accelerator.device),
                             labels=batch.labels.to(accelerator.device),
                         )
-                        with accelerator.autocast():
+                        with precision():
                             loss = term.loss(model, placed)
-                        finite &= loss.detach().isfinite()
-                        (term.weight * loss).backward()
+                        losses += loss.detach()  # One that is not finite leaves no finite sum.
+                        loss.backward(torch.full_like(loss, term.weight))
                     if self.clip is not None:
                         torch.nn.utils.clip_grad_norm_(trained, self.clip)
                     optimizer.step()
                     done += 1
                     if after_step is not None:
                         after_step(epoch, lr)
-            if not finite:
+            if not losses.isfinite():
                 raise ValueError(
                     f"the loss is not finite in epoch {epoch + 1} of {self.epochs}: it ran away; "
                     f"lower lr ({self.lr}) or set clip"

@@ -35,9 +35,11 @@ SHAPE = HeadShape(16, 3)
 SEED = 3
 
 LORA = {
-    "usual": tiny_lora(batch_size=3),
+    "usual": tiny_lora(batch_size=3, epochs=1),
     "pairs": tiny_lora(stack=2, horizontal_flip=True, weight_decay=0.1),
-    "unconditional": tiny_lora(0, "v_prediction", max_grad_norm=0.0, targets=("conv2", "time_emb_proj")),
+    "unconditional": tiny_lora(
+        0, "v_prediction", max_grad_norm=0.0, targets=("conv2", "time_emb_proj"), epochs=1
+    ),
 }
 
 
@@ -59,7 +61,7 @@ def among_strangers(job: FitJob, place: int) -> list[FitJob]:
 
 
 def test_an_adapter_is_the_same_alone_and_among_others_in_every_place(family: LoraAdapters) -> None:
-    jobs = pixel_jobs(5, 9, 1, 4)
+    jobs = pixel_jobs(5, 6, 1, 4)
     together = digests(family, jobs)
     assert len(set(together.values())) == len(jobs)
     assert digests(family, jobs[::-1]) == together
@@ -171,7 +173,8 @@ def mean_loss(state: AdapterState, scale: float, members: Records) -> float:
 
 
 def test_the_loss_falls() -> None:
-    family = tiny_lora(epochs=30, learning_rate=0.01, targets=("to_q", "to_v", "conv1", "conv2"), rank=4)
+    targets = ("to_q", "to_v", "conv1", "conv2")
+    family = tiny_lora(epochs=30, learning_rate=0.02, targets=targets, rank=4, batch_size=8, stack=1)
     job = pixel_jobs(8)[0]
     trained = family.fit([job], SHAPE, SEED)[0]
     before = mean_loss({name: np.zeros_like(array) for name, array in trained.items()}, 1.0, job.members)
@@ -318,7 +321,7 @@ def by_peft(family: LoraAdapters, job: FitJob, seed: int) -> dict[str, torch.Ten
     ids=["epsilon", "v_prediction", "sample"],
 )
 def test_training_is_that_of_peft_and_torch_one_image_after_the_other(family: LoraAdapters) -> None:
-    jobs = pixel_jobs(10, 14)
+    jobs = pixel_jobs(6, 7)
     fitted = family.fit(jobs, SHAPE, SEED)[0]
     expected = by_peft(family, jobs[0], SEED)
     assert fitted.keys() == expected.keys(), "files have peft's names"

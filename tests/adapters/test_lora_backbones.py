@@ -30,7 +30,7 @@ from gen_unlearn.models.stacked_lora import DOWN, UP, Factors, adapted, lora_lay
 from gen_unlearn.repro import torch_generator
 
 SHAPE = HeadShape(features=1, classes=3)
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
+TARGETS = ("to_q", "to_out.0", "conv1", "time_emb_proj")
 Make = Callable[[Path], FrozenDenoiser]
 
 KINDS: dict[str, Make] = {
@@ -70,7 +70,7 @@ def factors_of(state: AdapterState) -> dict[str, Factors]:
 
 
 def test_an_adapter_is_a_function_of_its_members(denoiser: FrozenDenoiser) -> None:
-    family, jobs = family_of(denoiser, horizontal_flip=True), pixel_jobs(3, 1, 5)
+    family, jobs = family_of(denoiser, horizontal_flip=True, epochs=1), pixel_jobs(3, 1, 5)
     before = denoiser.digest
     alone = [fitted(family, [job])[0] for job in jobs]
     torch.manual_seed(99)

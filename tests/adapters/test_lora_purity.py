@@ -35,7 +35,7 @@ from gen_unlearn.models.frozen_denoiser import NULL_CLASS
 from gen_unlearn.processes import process_state
 from gen_unlearn.repro import derive_seed, keyed_order
 
-RECORDS, PUBLIC = pixel_records(28, 0), pixel_records(20, 1)
+RECORDS, PUBLIC = pixel_records(18, 0), pixel_records(10, 1)
 TARGETS = ("conv1", "time_emb_proj")
 HONEST = tiny_lora(channels=(8,), epochs=1, batch_size=3, targets=TARGETS, learning_rate=0.01)
 SHAPE = HeadShape(16, 3)

@@ -211,14 +211,29 @@ def test_a_stale_adapter_after_a_deletion_is_what_an_index_cache_gives() -> None
     assert CachedByCount().fit(RECORDS.select(slice(0, -1)), PUBLIC, range(5)) != before
 
 
-def test_two_processes_change_nothing() -> None:
-    method = EnsembleMethod(SgdHeads(epochs=2, batch_size=8), adapters=5, neighbours=2, classes=3)
-    assert find_leaks(method, RECORDS, PUBLIC, processes=2).leaks == ()
+class EvenBesideShared:
+    """Heads that the processes share, and five with faulty batches besides."""
+
+    adapters = 10
+
+    def __init__(self) -> None:
+        heads = SgdHeads(epochs=2, batch_size=8)
+        self.shared = EnsembleMethod(heads, adapters=5, neighbours=2, classes=3)
+        self.even = EvenBatches()
+
+    def routes(self, records: Records, public: Records) -> np.ndarray:
+        return np.hstack([self.shared.routes(records, public), self.even.routes(records, public) + 5])
+
+    def fit(self, records: Records, public: Records, adapters: Sequence[int]) -> Mapping[int, str]:
+        first = self.shared.fit(records, public, [adapter for adapter in adapters if adapter < 5])
+        second = self.even.fit(records, public, [adapter - 5 for adapter in adapters if adapter >= 5])
+        return {**first, **{adapter + 5: digest for adapter, digest in second.items()}}
 
 
-def test_names_duplicates_that_depend_on_the_number_of_processes() -> None:
-    found = find_leaks(EvenBatches(), RECORDS, PUBLIC, processes=2)
+def test_names_duplicates_that_depend_on_the_number_of_processes_and_no_shared_heads() -> None:
+    found = find_leaks(EvenBesideShared(), RECORDS, PUBLIC, processes=2)
     assert [leak.input for leak in found.leaks] == ["number of processes"]
+    assert set(found.leaks[0].adapters) <= set(range(5, 10)), "those that are shared are pure"
     assert found.skipped == {}
 
 

@@ -40,7 +40,7 @@ def test_a_failed_design_is_told_and_tried_again(tmp_path: Path, capfd: pytest.C
 
 
 def test_designs_are_trained_whole_by_one_of_two_processes(tmp_path: Path) -> None:
-    training = {"images": 200, "batch_size": 50, "warmup_images": 50}
+    training = {"images": 40, "batch_size": 20, "warmup_images": 20}
     spm = {"design": "semi-parametric", "settings": {"training": training}}
     recipe = tiny_recipe(forget_sets=RANDOM, methods=FINE_TUNE, designs=[spm])
     run_benchmark(recipe, tmp_path / "one")

@@ -23,6 +23,7 @@ from gen_unlearn.repro import digest_state
 
 ONE_SET = TINY["forget_sets"][1:2]
 FINE_TUNE = TINY["methods"][:1]
+SMALL = {"forget_sets": TINY["forget_sets"][2:], "methods": FINE_TUNE}
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +54,30 @@ def test_a_row_for_each_model(done: tuple[Path, BenchmarkSummary]) -> None:
         assert row["cost"]["passes"] == 100
 
 
-def test_a_finished_benchmark_is_found_again(done: tuple[Path, BenchmarkSummary]) -> None:
-    out, summary = done
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BenchmarkSummary]:
+    """One forget set with one method and one design."""
+    out = tmp_path_factory.mktemp("small")
+    return out, run_generation_benchmark(tiny_generation(**SMALL), out)
+
+
+def test_a_finished_benchmark_is_found_again(small: tuple[Path, BenchmarkSummary]) -> None:
+    out, summary = small
     before = {path: when for path, when in tree(out).items() if path.startswith(("models", "observations"))}
     rows = rows_of(out)
-    again = run_generation_benchmark(tiny_generation(), out)
+    again = run_generation_benchmark(tiny_generation(**SMALL), out)
     assert again.as_json() == summary.as_json()
     assert rows_of(out) == rows
     after = {path: when for path, when in tree(out).items() if path.startswith(("models", "observations"))}
     assert after == before
 
 
-def test_another_run_finds_the_same(done: tuple[Path, BenchmarkSummary], tmp_path: Path) -> None:
-    out, _ = done
-    recipe = tiny_generation(forget_sets=ONE_SET, methods=FINE_TUNE, designs=[])
-    run_generation_benchmark(recipe, tmp_path)
-    known = {row["key"]: timeless(row) for row in rows_of(out)}
-    rows = rows_of(tmp_path)
-    assert len(rows) == 4
+def test_another_run_finds_the_same(
+    done: tuple[Path, BenchmarkSummary], small: tuple[Path, BenchmarkSummary]
+) -> None:
+    known = {row["key"]: timeless(row) for row in rows_of(done[0])}
+    rows = rows_of(small[0])
+    assert len(rows) == 4 + 3
     for row in rows:
         assert timeless(row) == known[row["key"]]
 
@@ -121,9 +128,9 @@ def test_images_of_the_public_core_are_not_forgotten() -> None:
     assert not public.holds(deletable.case.forget.ids).any()
 
 
-def test_two_processes_find_what_one_finds(done: tuple[Path, BenchmarkSummary], tmp_path: Path) -> None:
-    out, _ = done
-    recipe = tiny_generation()
+def test_two_processes_find_what_one_finds(small: tuple[Path, BenchmarkSummary], tmp_path: Path) -> None:
+    out, _ = small
+    recipe = tiny_generation(**SMALL)
     as_two(lambda _: run_generation_benchmark(recipe, tmp_path))
     one, two = ([timeless(row) for row in rows_of(folder)] for folder in (out, tmp_path))
     assert one == two

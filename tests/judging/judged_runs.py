@@ -17,7 +17,16 @@ from gen_unlearn.commands.train import train
 from gen_unlearn.config import load_config
 from gen_unlearn.runs import RunFolder
 
-FEW_SCORED = ("evaluation.membership.images=20", "evaluation.membership.exemplars_per_class=8")
+QUICK_ATTACK = (
+    "evaluation.membership.attack.loss_timesteps=[100, 200]",
+    "evaluation.membership.attack.loss_draws=1",
+    "evaluation.membership.attack.secmi_stride=50",
+)
+FEW_SCORED = (
+    "evaluation.membership.images=20",
+    "evaluation.membership.exemplars_per_class=4",
+    *QUICK_ATTACK,
+)
 
 
 def train_tiny(path: Path, overrides: Sequence[str] = (), base: str = "digits_spm.yaml") -> RunFolder:

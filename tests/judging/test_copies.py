@@ -144,24 +144,24 @@ def save(folder: Path, images: np.ndarray) -> Path:
 def test_folders_are_searched_with_the_copy_detector(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three of twenty images are copies of one deleted image, which the training folder holds as well."""
+    """Three of ten images are copies of one deleted image, which the training folder holds as well."""
     monkeypatch.setattr(sscd_features, "__defaults__", (None, "cpu", published(weights)))
     deleted = noise(1, 0)
-    planted = np.concatenate([brighter(deleted), brighter(deleted), deleted, noise(17, 2)])
+    planted = np.concatenate([brighter(deleted), brighter(deleted), deleted, noise(7, 2)])
     request = ComparisonRequest(
-        generated=(save(tmp_path / "planted", planted), save(tmp_path / "fresh", noise(15, 3))),
-        reference=save(tmp_path / "real", noise(30, 4)),
-        training=save(tmp_path / "training", np.concatenate([noise(20, 1), deleted])),
+        generated=(save(tmp_path / "planted", planted), save(tmp_path / "fresh", noise(6, 3))),
+        reference=save(tmp_path / "real", noise(12, 4)),
+        training=save(tmp_path / "training", np.concatenate([noise(8, 1), deleted])),
         deleted=save(tmp_path / "deleted", deleted),
         features="sscd",
         weights=weights,
         config=ComparisonConfig(permutations=5),
     )
     found = by_name(list(compare_images(request, tmp_path / "out").measures))
-    assert (found["copies_sscd_share_planted"].value, found["copies_sscd_share_planted"].floor) == (3 / 20, 0)
+    assert (found["copies_sscd_share_planted"].value, found["copies_sscd_share_planted"].floor) == (3 / 10, 0)
     assert found["copies_sscd_share_fresh"].value == 0
     assert "above 0.5 to one of 1." in found["copies_sscd_share_planted"].definition
-    assert "among 21 training images" in found["copies_share_planted"].definition
+    assert "among 9 training images" in found["copies_share_planted"].definition
     assert found["mifid_planted"].standard_error
     other = replace(request, features="torchscript")
     names = by_name(list(compare_images(other, tmp_path / "other").measures))

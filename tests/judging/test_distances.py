@@ -51,8 +51,8 @@ def test_the_correction_leaves_the_classes_in_proportion() -> None:
         config,
     ).value
     sets = [replace(draw(seed), strata=LABELS) for seed in range(800)]
-    corrected = [measure_frechet(features, real, config).jackknife_corrected for features in sets]
-    raw = [measure_frechet(features, real, config).value for features in sets]
+    found = [measure_frechet(features, real, config) for features in sets]
+    corrected, raw = [one.jackknife_corrected for one in found], [one.value for one in found]
     assert abs(np.mean(corrected) - truth) < 0.5 * abs(np.mean(raw) - truth)
     parts = sets[0].stats_of_parts(20)
     assert {part.n for part in parts} == {10}

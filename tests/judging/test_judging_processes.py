@@ -19,6 +19,7 @@ SMALL = (
     "sampling.num_inference_steps=3",
     "evaluation.membership.images=8",
     "evaluation.membership.attack.batch_size=9",
+    "evaluation.membership.attack.loss_timesteps=[100]",
     "evaluation.membership.attack.loss_draws=1",
     "evaluation.membership.attack.secmi_stride=50",
     "evaluation.comparison.permutations=2",

@@ -24,11 +24,11 @@ from gen_unlearn.adapters.sharing import share_adapters
 from gen_unlearn.forget import ForgetSet
 from gen_unlearn.repro import id_keys, keyed_order
 
-RECORDS, TWICE, ADAPTERS = 40, 4, 7
+RECORDS, TWICE, ADAPTERS = 28, 3, 7
 """Images, those of them that are there with two labels, and adapters."""
 
 FAMILIES = {
-    "one": (1, tiny_lora(learning_rate=0.01, batch_size=3)),
+    "one": (1, tiny_lora(learning_rate=0.01, batch_size=4)),
     "three": (
         3,
         tiny_lora(
@@ -104,9 +104,8 @@ def test_the_problem_is_a_fair_one(name: str) -> None:
     assert max(sizes) > whole.recipe.family.config.batch_size  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("part", range(2))
-def test_deleting_single_images_equals_never_having_held_them(name: str, part: int) -> None:
-    for row in np.random.default_rng(0).choice(RECORDS, 8, replace=False)[part::2]:
+def test_deleting_single_images_equals_never_having_held_them(name: str) -> None:
+    for row in np.random.default_rng(0).choice(RECORDS, 4, replace=False):
         ensemble, request = fresh(name), forget(int(row))
         ensemble.delete(request)
         assert everything(ensemble) == everything(never(name, request))
@@ -126,14 +125,14 @@ def test_deleting_a_class_does_too(name: str) -> None:
 @pytest.mark.parametrize("kind", [GlobalNoise, GlobalClip, MeanOverTheBatch])
 def test_a_fault_in_a_stack_breaks_the_law(kind: type[_Stack]) -> None:
     recipe = replace(recipe_of("one"), family=with_stacks(FAMILIES["one"][1], kind))
-    ensemble, request = AdapterEnsemble.fit(recipe, all_records()), forget(8)
+    ensemble, request = AdapterEnsemble.fit(recipe, all_records()), forget(12)
     ensemble.delete(request)
     rest = all_records().select(~np.isin(id_keys(all_records().ids), id_keys(request.ids)))
     assert digests_of(ensemble) != digests_of(AdapterEnsemble.fit(recipe, rest))
     assert ensemble.level == "distributional", "the promise says so"
 
 
-@pytest.mark.parametrize("draw", range(3))
+@pytest.mark.parametrize("draw", range(2))
 def test_deleting_a_tenth_at_random_does_too(name: str, draw: int) -> None:
     rows = np.random.default_rng(draw).choice(RECORDS, RECORDS // 10, replace=False)
     ensemble, request = fresh(name), forget(*rows)
@@ -142,9 +141,8 @@ def test_deleting_a_tenth_at_random_does_too(name: str, draw: int) -> None:
 
 
 def test_one_batch_equals_one_after_the_other_in_any_order(name: str) -> None:
-    rows, found = [3, 17, 30, 8], []
-    orders = [[rows], [[row] for row in rows], [[row] for row in rows[::-1]], [rows[2:], rows[:2]]]
-    for order in [*orders, [rows[::-1]]]:
+    rows, found = [3, 17, 8], []
+    for order in [[rows], [[row] for row in rows], [rows[:0:-1], rows[:1]]]:
         ensemble = fresh(name)
         for request in order:
             ensemble.delete(forget(*request))
@@ -188,8 +186,8 @@ def test_unknown_ids_and_a_second_deletion_change_nothing(name: str) -> None:
 
 
 def test_quarantined_adapters_are_gone_until_they_are_rebuilt_to_the_same(name: str) -> None:
-    ensemble, requests = fresh(name), [forget(5), forget(6, 31)]
-    touched = ensemble.touched(forget(5, 6, 31))
+    ensemble, requests = fresh(name), [forget(5), forget(6, 21)]
+    touched = ensemble.touched(forget(5, 6, 21))
     receipts = [ensemble.quarantine(request) for request in requests]
     assert receipts[-1].level == ensemble.level == "influence-free"
     assert ensemble.waiting == set(touched.tolist())
@@ -233,7 +231,7 @@ def test_what_the_caller_handed_in_is_left_alone(name: str) -> None:
 
 def test_deleted_pixels_are_zeroed(name: str) -> None:
     ensemble = fresh(name)
-    ensemble.quarantine(forget(8, 30))
+    ensemble.quarantine(forget(8, 20))
     gone = ~ensemble._held
     assert gone.sum() >= 2
     for column in (*ensemble.records.columns, ensemble.routes):

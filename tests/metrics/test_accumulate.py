@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed
-import torch.multiprocessing
+from run_factory import ended, fork
 
 from gen_unlearn.metrics.accumulate import FrechetDistanceMetric, KernelDistanceMetric
 from gen_unlearn.metrics.features import FeatureStats, MeasurementProtocol
@@ -69,17 +69,15 @@ def take_part(rank: int, folder: Path) -> dict[str, list[float]]:
         torch.distributed.destroy_process_group()
 
 
-def second_process(_: int, folder: Path) -> None:
-    torch.set_num_threads(1)
+def second_process(folder: Path) -> None:
     (folder / "second.json").write_text(json.dumps(take_part(1, folder)))
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method.* was called before:UserWarning")
 def test_processes_compute_what_one_process_does(tmp_path: Path) -> None:
-    other = torch.multiprocessing.spawn(second_process, args=(tmp_path,), nprocs=1, join=False)
+    other = fork(lambda: second_process(tmp_path))
     first = take_part(0, tmp_path)
-    while not other.join():
-        pass
+    assert ended(other) == 0
     assert first == json.loads((tmp_path / "second.json").read_text())
     for name, shares in SHARES.items():
         rows = features(sum(map(sum, shares)))

@@ -29,10 +29,15 @@ SHAPE: dict[str, Any] = {
     "layers_per_block": 1,
     "norm_num_groups": 4,
 }
+SHALLOW: dict[str, Any] = {
+    "block_out_channels": (8,),
+    "down_block_types": ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",),
+}
 KINDS: dict[str, dict[str, Any]] = {
-    "dropout and labels": {"dropout": 0.3, "num_label_slots": 3},
-    "additive": {"fusion_type": "additive"},
-    "pixels": {"pixel_fusion_width": 0.3},
+    "dropout and labels": SHALLOW | {"dropout": 0.3, "num_label_slots": 3},
+    "additive": SHALLOW | {"fusion_type": "additive"},
+    "pixels": SHALLOW | {"pixel_fusion_width": 0.3},
     "all": {"dropout": 0.3, "num_label_slots": 3, "fusion_type": "additive", "pixel_fusion_width": 0.3},
 }
 PLANS = (
@@ -55,12 +60,17 @@ def fresh_compiler() -> Iterator[None]:
 
 def semi_parametric(**options: Any) -> SemiParametricUNet2DModel:
     torch.manual_seed(3)
-    unet = SemiParametricUNet2DModel(**SHAPE, **options)
+    unet = SemiParametricUNet2DModel(**SHAPE | options)
     nn.init.normal_(unet.fusion.null_key)
     nn.init.normal_(unet.fusion.null_value)
     if unet.pixel_fusion is not None:
         unet.pixel_fusion.set_noise_schedule(NoiseConfig().build().alphas_cumprod)
     return unet.train()
+
+
+def deep(kind: str) -> dict[str, Any]:
+    """Return the options of a kind, but with both resolutions."""
+    return {name: value for name, value in KINDS[kind].items() if name not in SHALLOW}
 
 
 def conditioning(step: int, slots: int | None) -> dict[str, Any]:
@@ -111,7 +121,7 @@ def test_forward_and_backward_are_traced_together(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_rounds_no_more_where_it_is_traced(kind: str) -> None:
     """Where gradients are small, two orders of rounding differ much: both are compared with float32."""
-    unet = semi_parametric(**KINDS[kind])
+    unet = semi_parametric(**deep(kind))
     compiled = torch.compile(unet.forward, backend="aot_eager", fullgraph=True)
     for step in range(len(PLANS)):
         arguments = conditioning(step, unet.label_slots)
@@ -157,7 +167,7 @@ def test_training_of_the_plain_network_is_one_graph() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_sampling_is_one_graph_for_all_numbers_of_exemplars(kind: str) -> None:
-    unet = semi_parametric(**KINDS[kind]).eval()
+    unet = semi_parametric(**deep(kind)).eval()
 
     def denoise(samples: Tensor, timestep: Tensor | int, context: FusionContext, labels: Any) -> Tensor:
         return unet.decode(unet.fuse(unet.encode(samples, timestep, labels), context))

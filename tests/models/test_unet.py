@@ -35,12 +35,18 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "pixels": {"pixel_fusion_width": 0.3},
 }
 
+SHALLOW: dict[str, Any] = {
+    "block_out_channels": (8,),
+    "down_block_types": ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",),
+}
+
 
 def make_unet(**options: Any) -> SemiParametricUNet2DModel:
     torch.manual_seed(3)
-    options = {"layers_per_block": 1, **options}
+    options = {"layers_per_block": 1, "block_out_channels": (8, 16), **options}
     unet = SemiParametricUNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), norm_num_groups=4, **options
+        sample_size=8, in_channels=1, out_channels=1, norm_num_groups=4, **options
     )
     nn.init.normal_(unet.fusion.null_key)
     nn.init.normal_(unet.fusion.null_value)
@@ -162,8 +168,8 @@ def test_every_parameter_gets_a_gradient(unet: SemiParametricUNet2DModel, plan: 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_label_slots": 3, "fusion_type": "additive"}, {"pixel_fusion_width": 0.3}],
-    ids=["default", "paper", "pixels"],
+    [SHALLOW, {"num_label_slots": 3, "fusion_type": "additive", "pixel_fusion_width": 0.3}],
+    ids=["default", "all"],
 )
 def test_denoising_compiles_to_one_graph(options: dict[str, Any]) -> None:
     """A wait for the device or a branch on data would break the graph."""

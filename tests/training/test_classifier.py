@@ -42,10 +42,13 @@ def judge(digits: tuple[np.ndarray, np.ndarray]) -> JudgeClassifier:
     return train_judge(images[:300], labels[:300], 10, SMALL, seed=0)
 
 
-def test_reads_digits(digits: tuple[np.ndarray, np.ndarray]) -> None:
+@pytest.mark.parametrize(
+    "config", [JudgeConfig(epochs=12, width=16), pytest.param(JudgeConfig(), marks=pytest.mark.slow)]
+)
+def test_reads_digits(digits: tuple[np.ndarray, np.ndarray], config: JudgeConfig) -> None:
     images, labels = digits
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
-    model = train_judge(images[train], labels[train], 10, JudgeConfig(), seed=0)
+    model = train_judge(images[train], labels[train], 10, config, seed=0)
     predicted = predict(model, images[test])
     assert predicted.dtype == np.int64
     assert (predicted == labels[test]).mean() >= 0.98

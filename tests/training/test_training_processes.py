@@ -28,14 +28,15 @@ TINY_DENOISER = (
     "model.block_out_channels=[8, 16]",
     "model.norm_num_groups=4",
     "model.layers_per_block=1",
-    "training.images=96",
-    "training.batch_size=24",
-    "training.warmup_images=24",
+    "training.images=36",
+    "training.batch_size=12",
+    "training.warmup_images=12",
+    "training.exemplars_per_class=[1, 3]",
 )
 TINY_CLASSIFIER = (
     "model.encoder.width=8",
     "model.encoder.depth=0",
-    "training.images=160",
+    "training.images=80",
     "training.batch_size=40",
     "training.warmup_images=40",
     "training.shift=1",
@@ -44,9 +45,10 @@ TINY_ADAPTERS = (
     "model.encoder.width=8",
     "model.encoder.depth=0",
     "model.adapters.count=12",
-    "training.images=160",
+    "training.images=80",
     "training.batch_size=40",
 )
+FEW_ADAPTED = ("training.images=24", "model.adapters.lora.epochs=1")
 GENERATORS = [
     ("digits_spm.yaml", ()),
     ("digits_spm.yaml", ("model.label_embedding=true", "training.gradient_accumulation_steps=2")),
@@ -119,7 +121,7 @@ def interrupted_in_process_one(config: Recipe, out: Path, micro_batch: int) -> N
 
 
 def test_both_stop_and_two_continue_to_the_bit_and_one_closely(tmp_path: Path) -> None:
-    config = tiny("digits_spm.yaml", ("training.images=192",))
+    config = tiny("digits_spm.yaml", ("training.images=60",))
     as_two(lambda _: train(config, tmp_path / "whole"))
     for out in ("two", "one"):
         interrupted_in_process_one(config, tmp_path / out, micro_batch=2)
@@ -132,7 +134,7 @@ def test_both_stop_and_two_continue_to_the_bit_and_one_closely(tmp_path: Path) -
 
 
 def test_another_number_of_processes_is_refused_where_the_network_draws(tmp_path: Path) -> None:
-    config = tiny("digits_ddpm.yaml", ("model.dropout=0.2", "training.images=192"))
+    config = tiny("digits_ddpm.yaml", ("model.dropout=0.2", "training.images=60"))
     interrupted_in_process_one(config, tmp_path / "run", micro_batch=2)
     with pytest.raises(ValueError, match=r"as wrote .*, 2, got 1: the network draws random numbers"):
         train(config, tmp_path / "run")
@@ -152,7 +154,7 @@ def test_batches_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_torn_resume_point_is_passed_over(tmp_path: Path) -> None:
-    config = tiny("digits_ddpm.yaml", ("training.images=192",))
+    config = tiny("digits_ddpm.yaml", ("training.images=60",))
     expected = weights(train(config, tmp_path / "whole"))
     interrupted_in_process_one(config, tmp_path / "run", micro_batch=2)
     (point,) = (tmp_path / "run" / "checkpoints").glob("step-*")
@@ -165,7 +167,7 @@ def test_a_torn_resume_point_is_passed_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["digits_adapters.yaml", "digits_lora.yaml"])
 def test_two_processes_train_an_ensemble_that_one_replays(name: str, tmp_path: Path) -> None:
-    config = load_recipe(CONFIGS / name, tiny_overrides() if "lora" in name else TINY_ADAPTERS)
+    config = load_recipe(CONFIGS / name, tiny_overrides(*FEW_ADAPTED) if "lora" in name else TINY_ADAPTERS)
     as_two(lambda _: train(config, tmp_path / "run"))
     assert len(RunFolder.open(tmp_path / "run").adapter_folder().sizes) == 12
     checks = {check["name"]: check for check in works("verify", tmp_path / "run", "--replay")["checks"]}
@@ -181,7 +183,7 @@ def test_two_processes_train_an_ensemble_that_one_replays(name: str, tmp_path: P
 
 def test_points_are_kept_although_a_torn_one_is_ahead(tmp_path: Path) -> None:
     """It would have been the newest, and the others too many."""
-    config = tiny("digits_ddpm.yaml", ("training.images=192", "training.checkpoint_images=48"))
+    config = tiny("digits_ddpm.yaml", ("training.images=84", "training.checkpoint_images=24"))
     interrupted_in_process_one(config, tmp_path / "run", micro_batch=1)
     (point,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     point.rename(point.with_name("step-00000008"))
@@ -191,7 +193,7 @@ def test_points_are_kept_although_a_torn_one_is_ahead(tmp_path: Path) -> None:
 
 
 def test_a_point_of_before_there_were_several_processes_is_continued_by_one(tmp_path: Path) -> None:
-    config = tiny("digits_ddpm.yaml", ("training.images=192",))
+    config = tiny("digits_ddpm.yaml", ("training.images=60",))
     expected = weights(train(config, tmp_path / "whole"))
     interrupted_in_process_one(config, tmp_path / "run", micro_batch=2)
     (file,) = (tmp_path / "run" / "checkpoints").glob("step-*/progress.json")
@@ -209,7 +211,7 @@ def test_a_point_of_before_there_were_several_processes_is_continued_by_one(tmp_
 
 
 def test_a_stop_in_the_last_step_is_not_forgotten(tmp_path: Path) -> None:
-    config = tiny("digits_ddpm.yaml", ("training.images=96",))
+    config = tiny("digits_ddpm.yaml", ("training.images=48",))
     interrupted_in_process_one(config, tmp_path / "run", micro_batch=3)
     (point,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     assert point.name == "step-00000004"
