@@ -32,6 +32,8 @@ class _OneLineErrors(TyperGroup):
             raise typer.Exit(2) from None
 
 
+_LOCK_ERRORS = ("release unlocked lock", "cannot release un-acquired lock")
+
 app = typer.Typer(
     cls=_OneLineErrors,
     add_completion=False,
@@ -63,8 +65,18 @@ def reports_errors(verb: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt as error:
             typer.echo(": ".join(filter(None, ["interrupted", _one_line(str(error))])), err=True)
             raise typer.Exit(130) from None
+        except RuntimeError as error:
+            if not is_ctrl_c_in_a_lock(error):
+                raise
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
 
     return wrapped
+
+
+def is_ctrl_c_in_a_lock(error: BaseException) -> bool:
+    """Tell whether an error is what `threading` makes of a Ctrl-C that comes while it holds a lock."""
+    return isinstance(error.__context__, KeyboardInterrupt) and str(error) in _LOCK_ERRORS
 
 
 def in_one_process(verb: Callable[P, None]) -> Callable[P, None]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from command_line import CONFIGS, TINY_OVERRIDES
 
+from gen_unlearn.cli_base import is_ctrl_c_in_a_lock
 from gen_unlearn.config import load_config
 from gen_unlearn.core import CoreSplit
 from gen_unlearn.data import IndexedImages
@@ -97,9 +98,10 @@ def fork(work: Callable[[], object]) -> int:
             code = 0
         except KeyboardInterrupt:
             code = INTERRUPTED
-        except BaseException:  # noqa: BLE001, a child of the test must not go on as the test
-            code = 1
-            traceback.print_exc()
+        except BaseException as error:  # noqa: BLE001, a child of the test must not go on as the test
+            if not is_ctrl_c_in_a_lock(error):
+                code = 1
+                traceback.print_exc()
     finally:
         os._exit(code)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from command_line import Shop, refused, run_command, tiny, tree
+
+from gen_unlearn.cli_base import reports_errors
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +111,24 @@ def test_what_is_not_shared_is_refused_in_several_processes(
     assert f"expected one process for {verb}, got 2" in refused(verb, *words)
     monkeypatch.setenv("RANK", "1")
     assert run_command(verb, *words).stderr.startswith("process 1: error: expected one process")
+
+
+@pytest.mark.parametrize("kind", [threading.Lock, threading.RLock])
+def test_ctrl_c_within_a_lock_is_ctrl_c(
+    kind: Callable[[], threading.Lock], capsys: pytest.CaptureFixture[str]
+) -> None:
+    @reports_errors
+    def waits() -> None:
+        lock = kind()
+        with threading.Condition(lock):
+            lock.release()
+            raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as ended:
+        waits()
+    assert (ended.value.exit_code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
+def test_an_error_of_a_lock_without_ctrl_c_is_no_ctrl_c() -> None:
+    with pytest.raises(RuntimeError, match="release unlocked lock"):
+        reports_errors(threading.Lock().release)()
