@@ -240,10 +240,10 @@ def check_deletions(name: str, found: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_the_benchmarks_recipe_runs_to_its_end(images: SmallCifar10, tmp_path: Path) -> None:
-    """Every method and design once, on fewer images, with narrow networks."""
+    """Every method and design once, on fewer and smaller images, with narrow networks."""
     recipe = yaml.safe_load((CONFIGS / "benchmarks" / "cifar10_generation.yaml").read_text())
     generator = recipe["generator"]
-    generator["data"] |= {"source": str(images.train), "test_source": str(images.test)}
+    generator["data"] |= {"source": str(images.train), "test_source": str(images.test), "image_size": 16}
     generator["model"] |= {"block_out_channels": [32, 32, 32, 32], "attention_head_dim": 16}
     generator["training"] |= {
         "images": 64,

@@ -43,17 +43,16 @@ class FloatImages:
 
     def placed(self, batch: Batch) -> Batch:
         """Return the batch with the float images that its ids and labels name; others stay."""
-        labels = batch.labels.cpu().numpy()
-        rows = [self._rows.get(key, -1) for key in _keys(batch.ids, labels)]
-        places = [place for place, row in enumerate(rows) if row >= 0]
-        if not places:
+        keys = _keys(batch.ids, batch.labels.cpu().numpy())
+        rows = torch.tensor([self._rows.get(key, -1) for key in keys], dtype=torch.int64)
+        places = (rows >= 0).nonzero()[:, 0]
+        if not len(places):
             return batch
-        chosen = self.inputs[torch.tensor([rows[place] for place in places])]
+        chosen = self.inputs[rows[places]]
         if self.augment != Augmentation():
             chosen = self.augment(chosen, numpy_generator(self.seed, "float images", batch.epoch, batch.step))
-        inputs = batch.inputs.clone()
-        inputs[torch.tensor(places, device=inputs.device)] = chosen.to(inputs)
-        return batch._replace(inputs=inputs)
+        inputs = batch.inputs
+        return batch._replace(inputs=inputs.index_copy(0, places.to(inputs.device), chosen.to(inputs)))
 
     @cached_property
     def _rows(self) -> dict[tuple[bytes, int], int]:
@@ -63,4 +62,5 @@ class FloatImages:
 
 def _keys(ids: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
     """Return what names an image: its id and its label."""
-    return [(own.tobytes(), label) for own, label in zip(ids, labels.tolist(), strict=True)]
+    own = np.ascontiguousarray(ids).view(f"V{ids.shape[1]}")[:, 0]
+    return list(zip(own.tolist(), labels.tolist(), strict=True))
