@@ -37,6 +37,8 @@ ROOT = Path(__file__).parent
 CONFIGS = ROOT.parent / "configs"
 SMALL, LARGE = 50_000, 1_000_000
 SEVERAL = 1000
+IN_MEMORY = 10
+"""Deletions in memory that are timed for each one on disk."""
 TIMES_FASTER = 1000.0
 FLAT = 1.5
 """How many times as long a deletion may take with twenty times the exemplars to pass for flat."""
@@ -58,7 +60,8 @@ class Deletions:
         count: exemplars.
         place: where they are.
         anew: of making all of it anew.
-        taken: of each deletion, by the number of images.
+        first: of the first deletion.
+        taken: of each deletion after it, by the number of images.
         reason: where the time of a deletion on disk goes.
         written: bytes that a deletion on disk writes, by the number of images.
     """
@@ -66,6 +69,7 @@ class Deletions:
     count: int
     place: Place
     anew: float
+    first: float
     taken: dict[int, list[float]]
     reason: str = ""
     written: Mapping[int, int] = field(default_factory=dict)
@@ -74,21 +78,18 @@ class Deletions:
 def deletion_rows(repeats: int) -> list[Row]:
     """Time deletions of one image and of a thousand, receipt included, at both sizes of the store."""
     encoding = _encoding_seconds(repeats)
+    stores, anew = zip(*(_built(noise_images(count)) for count in (SMALL, LARGE)), strict=True)
+    on_disk = [_on_disk(store, repeats) for store in stores]
+    in_memory = _in_memory(stores, anew, repeats)
     rows: list[Row] = []
-    found: list[Deletions] = []
-    for count in (SMALL, LARGE):
-        data = noise_images(count)
-        (store, anew), requests = _built(data), _requests(data.ids, repeats)
-        del data
-        on_disk = _on_disk(store, requests)
-        in_memory = Deletions(count, "in memory", anew, _timed(store.delete, requests))
+    for store, memory, disk in zip(stores, in_memory, on_disk, strict=True):
+        rows += [*_rows_of(memory, encoding), *_rows_of(disk, encoding)]
+        work = f"first deletion from {memory.count:,} exemplars in memory"
+        rows.append(Row.of(work, "hashes the ids of all, once", [1000 * memory.first], " ms"))
         looking = 1000 * seconds_of(partial(getattr, store, "images"))
-        found += [in_memory, on_disk]
-        for deletions in found[-2:]:
-            rows += _rows_of(deletions, encoding)
-        work = f"first look at {count:,} exemplars after deletions in memory"
+        work = f"first look at {memory.count:,} exemplars after deletions in memory"
         rows.append(Row.of(work, "closes the gaps, once", [looking], " ms"))
-    for small, large in zip(found[:2], found[2:], strict=True):
+    for small, large in (in_memory, on_disk):
         pairs = list(zip(large.taken[1], small.taken[1], strict=True))
         exponent = math.log(np.median([a / b for a, b in pairs])) / math.log(LARGE / SMALL)
         work = f"deletion of 1 of {LARGE:,} exemplars of 32 x 32 {large.place}"
@@ -125,20 +126,34 @@ def _built(data: IndexedImages) -> tuple[ExemplarStore, float]:
     return built[0], hashing + building
 
 
-def _on_disk(store: ExemplarStore, requests: Sequence[ForgetSet]) -> Deletions:
+def _in_memory(stores: Sequence[ExemplarStore], anew: Sequence[float], repeats: int) -> list[Deletions]:
+    """Time deletions from stores in memory, which take turns; the first dozen finds cold caches."""
+    counts = [len(store) for store in stores]
+    sizes = [1] * (1 + IN_MEMORY * repeats) + [SEVERAL] * max(2, repeats // 3)
+    requests = [_requests(store.ids, sizes) for store in stores]
+    timed = _timed([store.delete for store in stores], requests)
+    return [
+        Deletions(count, "in memory", seconds, first, taken)
+        for count, seconds, (first, taken) in zip(counts, anew, timed, strict=True)
+    ]
+
+
+def _on_disk(store: ExemplarStore, repeats: int) -> Deletions:
     """Time deletions from a run on disk: shards, receipt and ledger, flushed; and writing all shards."""
+    sizes = [1] * (repeats + 2) + [SEVERAL] * max(2, repeats // 3)
+    watched, *requests, one, several = _requests(store.ids, [1, *sizes, 1, SEVERAL])
     with scratch_folder() as scratch:
         runs: list[RunFolder] = []
         anew = seconds_of(lambda: runs.append(run_of(store, scratch / "run")))
         with _flushes() as waited:
-            forget(runs[0], requests[0])
-        taken = _timed(partial(forget, runs[0]), requests[1:-2])
-        written = {len(request): _written(runs[0], request) for request in requests[-2:]}
+            forget(runs[0], watched)
+        ((first, taken),) = _timed([partial(forget, runs[0])], [requests])
+        written = {len(request): _written(runs[0], request) for request in (one, several)}
     reason = (
         f"a thousandth is {anew:.2g} ms, and a deletion waits for {len(waited)} flushes to the disk of "
         f"{1000 * float(np.median(waited)):.2g} ms each"
     )
-    return Deletions(len(store), "on disk", anew, taken, reason, written)
+    return Deletions(len(store), "on disk", anew, first, taken, reason, written)
 
 
 def _written(run: RunFolder, request: ForgetSet) -> int:
@@ -173,21 +188,23 @@ def run_of(store: ExemplarStore, path: Path) -> RunFolder:
     return run
 
 
-def _requests(ids: np.ndarray, repeats: int) -> list[ForgetSet]:
-    """Return requests for different images: for one each, for several each, and for either once more."""
-    sizes = [1] * (repeats + 2) + [SEVERAL] * max(2, repeats // 3) + [1, SEVERAL]
+def _requests(ids: np.ndarray, sizes: Sequence[int]) -> list[ForgetSet]:
+    """Return requests for different images, each for so many."""
     order = numpy_generator(0, "requests").permutation(len(ids))
     *parts, _ = np.split(order, np.cumsum(sizes))
     return [ForgetSet(ids[part], "speed") for part in parts]
 
 
-def _timed(delete: Callable[[ForgetSet], object], requests: Sequence[ForgetSet]) -> dict[int, list[float]]:
-    """Return the seconds of deletions by their size; the first one does not count."""
-    delete(requests[0])
-    taken: dict[int, list[float]] = {}
-    for request in requests[1:]:
-        taken.setdefault(len(request), []).append(seconds_of(partial(delete, request)))
-    return taken
+def _timed(
+    deletes: Sequence[Callable[[ForgetSet], object]], requests: Sequence[Sequence[ForgetSet]]
+) -> list[tuple[float, dict[int, list[float]]]]:
+    """Return, per store, the seconds of the first deletion and, by size, of the others; stores take turns."""
+    firsts = [seconds_of(partial(delete, each[0])) for delete, each in zip(deletes, requests, strict=True)]
+    taken: list[dict[int, list[float]]] = [{} for _ in deletes]
+    for turn in zip(*(each[1:] for each in requests), strict=True):
+        for delete, request, seconds in zip(deletes, turn, taken, strict=True):
+            seconds.setdefault(len(request), []).append(seconds_of(partial(delete, request)))
+    return list(zip(firsts, taken, strict=True))
 
 
 @torch.no_grad()
