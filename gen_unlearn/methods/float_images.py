@@ -44,15 +44,16 @@ class FloatImages:
     def placed(self, batch: Batch) -> Batch:
         """Return the batch with the float images that its ids and labels name; others stay."""
         keys = _keys(batch.ids, batch.labels.cpu().numpy())
-        rows = torch.tensor([self._rows.get(key, -1) for key in keys], dtype=torch.int64)
-        places = (rows >= 0).nonzero()[:, 0]
+        rows = np.array([self._rows.get(key, -1) for key in keys], dtype=np.int64)
+        places = np.flatnonzero(rows >= 0)
         if not len(places):
             return batch
-        chosen = self.inputs[rows[places]]
+        chosen = self.inputs[torch.from_numpy(rows[places])]
         if self.augment != Augmentation():
             chosen = self.augment(chosen, numpy_generator(self.seed, "float images", batch.epoch, batch.step))
         inputs = batch.inputs
-        return batch._replace(inputs=inputs.index_copy(0, places.to(inputs.device), chosen.to(inputs)))
+        where = torch.from_numpy(places).to(inputs.device)
+        return batch._replace(inputs=inputs.index_copy(0, where, chosen.to(inputs)))
 
     @cached_property
     def _rows(self) -> dict[tuple[bytes, int], int]:
