@@ -33,7 +33,6 @@ from gen_unlearn.methods.classification.table import build_method as classifier_
 from gen_unlearn.methods.diffusion.table import build_method as diffusion_method
 from gen_unlearn.methods.float_images import FloatImages
 from gen_unlearn.methods.joined_images import join
-from gen_unlearn.methods.loop import batch_of
 from gen_unlearn.methods.method import UnlearningMethod
 from gen_unlearn.methods.unlearn_data import UnlearnData
 from gen_unlearn.pixels import to_model_input
@@ -88,7 +87,7 @@ DENOISERS: dict[str, dict[str, Any]] = {
 def method_rows(repeats: int) -> list[Row]:
     """Time a step of every method that takes steps, for classifiers and for denoisers."""
     network, noise = small_classifier(), noise_request()
-    repeats = min(repeats, 3)
+    repeats = min(repeats, 5)
     classifiers = [
         _timed(
             f"step of {name}, classifier",
@@ -172,12 +171,12 @@ def _phases(name: str, network: nn.Module, noise: UnlearnData, repeats: int) -> 
 
 def _exchange(noise: UnlearnData) -> Row:
     """Return how long AMUN takes to put its float images in the place of those of a batch."""
-    both = join(noise.forget, noise.retain)
-    floats = FloatImages(noise.forget.ids, noise.forget.labels, to_model_input(noise.forget.all_images()))
-    rows = torch.randperm(len(both), generator=torch_generator(0, "exchange")).split(64)
-    batches = [batch_of(both, part.numpy()) for part in rows]
-    seconds = [seconds_of(partial(floats.placed, batch)) for batch in batches * 3]
-    share = len(noise.forget) / len(both)
+    images = to_model_input(join(noise.forget, noise.retain).all_images())
+    floats = FloatImages.one_each(images[: len(noise.forget)])
+    parts = torch.randperm(len(images), generator=torch_generator(0, "exchange")).split(64)
+    batches = [(images[part], part.numpy()) for part in parts] * 3
+    seconds = [seconds_of(partial(floats.put, *batch)) for batch in batches]
+    share = len(noise.forget) / len(images)
     title = "float images put in the place of those of a batch of 64"
     return Row.of(title, f"in each step of amun; {share:.0%} are exchanged", 1e6 * np.array(seconds), " us")
 

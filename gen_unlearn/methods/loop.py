@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.methods.budget import Budget
+from gen_unlearn.methods.float_images import FloatImages
 from gen_unlearn.methods.literals import check_literals
 from gen_unlearn.methods.logits import Batch
 from gen_unlearn.methods.row_order import rows_of_steps
@@ -42,6 +43,7 @@ class Term:
             always uses the averages.
         drawn: steps of an epoch, whose full batches come from an endless row of shuffled passes over the
             data; `None` for one pass, whose last batch may be smaller.
+        floats: what stands in for images of `data`, before they are augmented.
     """
 
     data: IndexedImages
@@ -50,6 +52,7 @@ class Term:
     weight: float = 1.0
     normalisation: Literal["train", "eval"] = "train"
     drawn: int | None = None
+    floats: FloatImages | None = None
 
     @property
     def steps(self) -> int:
@@ -123,13 +126,17 @@ class LoopSettings:
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"expected clip above 0 or none, got {self.clip}")
 
-    def forget_term(self, data: IndexedImages, loss: Loss, weight: float = 1.0) -> Term:
+    def forget_term(
+        self, data: IndexedImages, loss: Loss, weight: float = 1.0, floats: FloatImages | None = None
+    ) -> Term:
         """Return a term over images to forget."""
-        return Term(data, loss, self.batch_forget, weight, self.bn_mode_forget)
+        return Term(data, loss, self.batch_forget, weight, self.bn_mode_forget, floats=floats)
 
-    def retain_term(self, data: IndexedImages, loss: Loss, weight: float = 1.0) -> Term:
+    def retain_term(
+        self, data: IndexedImages, loss: Loss, weight: float = 1.0, floats: FloatImages | None = None
+    ) -> Term:
         """Return a term over retained images."""
-        return Term(data, loss, self.batch_retain, weight)
+        return Term(data, loss, self.batch_retain, weight, floats=floats)
 
     def run(
         self,
@@ -234,7 +241,7 @@ def _batches(
         found = []
         for place, term in enumerate(terms):
             draws = numpy_generator(seed, "augment", epoch, number, place, step) if changes else None
-            found.append(batch_of(term.data, next(rows[place]), augment, draws, epoch, step))
+            found.append(batch_of(term.data, next(rows[place]), augment, draws, epoch, step, term.floats))
         yield tuple(found)
 
 
@@ -245,9 +252,12 @@ def batch_of(
     draws: np.random.Generator | None = None,
     epoch: int = 0,
     step: int = 0,
+    floats: FloatImages | None = None,
 ) -> Batch:
     """Return some rows as a batch on the CPU, augmented if there is something to draw from."""
     inputs = to_model_input(data.images[rows])
+    if floats is not None:
+        floats.put(inputs, rows)
     if augment is not None and draws is not None:
         inputs = augment(inputs, draws)
     return Batch(inputs, torch.from_numpy(data.labels[rows]), data.ids[rows], epoch, step)

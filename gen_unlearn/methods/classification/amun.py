@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from gen_unlearn.methods.adversarial import Norm, Stop, nearest_adversarial
 from gen_unlearn.methods.budget import Budget
 from gen_unlearn.methods.float_images import FloatImages
 from gen_unlearn.methods.joined_images import join
-from gen_unlearn.methods.logits import Batch, cross_entropy, frozen_teacher
+from gen_unlearn.methods.logits import cross_entropy, frozen_teacher
 from gen_unlearn.methods.loop import LoopSettings, batches_of
 from gen_unlearn.methods.method import copy_of
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
@@ -60,23 +61,22 @@ class Amun(LoopSettings):
     ) -> nn.Module:
         """Return a copy of the model, trained on adversarial examples."""
         student = copy_of(model, accelerator)
-        wrong = self.adversarial(model, data.forget, accelerator, seed, budget)
-        targets = replace(data.forget, labels=wrong.labels)
-
-        def loss(network: nn.Module, batch: Batch) -> Tensor:
-            return cross_entropy(network, wrong.placed(batch))
-
+        inputs, labels = self.adversarial(model, data.forget, accelerator, budget)
+        targets, floats = replace(data.forget, labels=labels), FloatImages.one_each(inputs)
         if self.train_on == "forget":
-            term = self.forget_term(targets, loss)
+            term = self.forget_term(targets, cross_entropy, floats=floats)
         else:
-            term = self.retain_term(join(targets, data.retain), loss)
+            term = self.retain_term(join(targets, data.retain), cross_entropy, floats=floats)
         self.run(student, lambda _: [[term]], accelerator=accelerator, seed=seed, budget=budget)
         return student
 
     def adversarial(
-        self, model: nn.Module, forget: IndexedImages, accelerator: Accelerator, seed: int, budget: Budget
-    ) -> FloatImages:
-        """Return the nearest adversarial example of every image, with its wrong label.
+        self, model: nn.Module, forget: IndexedImages, accelerator: Accelerator, budget: Budget
+    ) -> tuple[Tensor, np.ndarray]:
+        """Return the nearest adversarial example of every image, and its wrong label.
+
+        Returns:
+            Images on the CPU, float32 ``(n, channels, height, width)``, and labels, int64 ``(n,)``.
 
         Raises:
             ValueError: the largest radius is too small for an image.
@@ -103,7 +103,7 @@ class Amun(LoopSettings):
                 f"expected an adversarial example of each of {len(forget)} images, found none for {missing} "
                 f"within {self.epsilon * 2**self.doublings:g}; raise epsilon or doublings"
             )
-        return FloatImages(forget.ids, torch.cat(labels).numpy(), torch.cat(inputs), self.augment, seed)
+        return torch.cat(inputs), torch.cat(labels).numpy()
 
     @classmethod
     def search_space(cls) -> Mapping[str, Space]:

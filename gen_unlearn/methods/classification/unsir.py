@@ -16,12 +16,12 @@ from gen_unlearn.indexed_images import IndexedImages
 from gen_unlearn.methods.budget import Budget
 from gen_unlearn.methods.float_images import FloatImages
 from gen_unlearn.methods.joined_images import join
-from gen_unlearn.methods.logits import Batch, cross_entropy, frozen_teacher, logits
+from gen_unlearn.methods.logits import cross_entropy, frozen_teacher, logits
 from gen_unlearn.methods.loop import LoopSettings
 from gen_unlearn.methods.method import copy_of
 from gen_unlearn.methods.search_space import Choice, LogUniform, Space
 from gen_unlearn.methods.unlearn_data import Part, UnlearnData
-from gen_unlearn.repro import derive_seed, keyed_order, numpy_generator, torch_generator
+from gen_unlearn.repro import ID_BYTES, derive_seed, keyed_order, numpy_generator, torch_generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +79,15 @@ class Unsir(LoopSettings):
         """
         check_whole_classes(data)
         student = copy_of(model, accelerator)
-        noise = self.noise(model, data.forget, accelerator, seed, budget)
+        noise, labels = self.noise(model, data.forget, accelerator, seed, budget)
         subset = self._subset(data.retain, seed)
-        empty = np.zeros((len(noise.labels), *data.forget.image_shape), dtype=np.uint8)
-        names = ("noise",) * len(noise.labels)
-        stand_in = IndexedImages(empty, noise.labels, noise.ids, data.forget.class_names, names)
-        repeated = stand_in.select(np.tile(np.arange(len(stand_in)), self.copies))
-
-        def loss(network: nn.Module, batch: Batch) -> Tensor:
-            return cross_entropy(network, noise.placed(batch))
-
-        impair = self.retain_term(join(repeated, subset), loss)
+        order = np.tile(np.arange(len(noise)), self.copies)
+        empty = np.zeros((len(noise), *data.forget.image_shape), dtype=np.uint8)
+        ids = numpy_generator(seed, "noise ids").integers(0, 256, (len(noise), ID_BYTES), dtype=np.uint8)
+        places = IndexedImages(empty, labels, ids, data.forget.class_names, ("noise",) * len(noise))
+        impair = self.retain_term(
+            join(places.select(order), subset), cross_entropy, floats=FloatImages(noise, order)
+        )
         self.run(student, lambda _: [[impair]], accelerator=accelerator, seed=seed, budget=budget)
         if self.repair_epochs:
             settings = replace(self, lr=self.repair_lr, epochs=self.repair_epochs)
@@ -99,10 +97,13 @@ class Unsir(LoopSettings):
 
     def noise(
         self, model: nn.Module, forget: IndexedImages, accelerator: Accelerator, seed: int, budget: Budget
-    ) -> FloatImages:
+    ) -> tuple[Tensor, np.ndarray]:
         """Return the noise of every class to forget: what the original takes least for that class.
 
         It minimises ``-CE(f(z), class) + penalty * |z|^2``, the mean over images, from normal noise.
+
+        Returns:
+            Noise, float32 ``(n, channels, height, width)`` on the CPU, and its classes, int64 ``(n,)``.
         """
         teacher = frozen_teacher(model).to(accelerator.device)
         height, width, channels = forget.image_shape
@@ -113,9 +114,7 @@ class Unsir(LoopSettings):
                 (self.noise_images, channels, height, width), generator=torch_generator(seed, "noise", label)
             )
             found.append(self._learned(teacher, start.to(accelerator.device), label, budget).cpu())
-        labels = np.repeat(classes, self.noise_images)
-        ids = numpy_generator(seed, "noise ids").integers(0, 256, (len(labels), 16), dtype=np.uint8)
-        return FloatImages(ids, labels, torch.cat(found))
+        return torch.cat(found), np.repeat(classes, self.noise_images)
 
     def _learned(self, teacher: nn.Module, start: Tensor, label: int, budget: Budget) -> Tensor:
         """Return the noise of one class."""
