@@ -50,7 +50,7 @@ def generator_rows(repeats: int) -> list[Row]:
     digits = load_config(CONFIGS / "digits_spm.yaml")
     data = load_split(digits.data).train
     return [
-        *_step_rows(load_config(CONFIGS / "cifar10_spm.yaml"), min(repeats, 5)),
+        *_step_rows(load_config(CONFIGS / "cifar10_spm.yaml"), min(repeats, 7)),
         *_sampling_rows(digits, data, min(repeats, 5)),
         *_training_rows(digits, data, min(repeats, 7)),
         *_memory_rows(),
@@ -73,20 +73,25 @@ def _step_rows(config: RunConfig, repeats: int) -> list[Row]:
     rows = []
     for guidance, note in ((1.0, "no guidance"), (config.sampling.guidance_scale, "guided")):
         reference = plain.noise_predictor(labels, guidance)
-        works: dict[str, Callable[[], object]] = {"plain": lambda made=reference: made(noise, timestep)}
+        works: dict[str, Callable[[], object]] = {}
         for count in TARGETS:
             prepare = _preparation(spm, labels, count, guidance)
             predict = prepare()
             works[f"prepare {count}"] = prepare
+            works[f"attention {count}"] = _attention(spm, count, len(labels))
+            works[f"plain {count}"] = lambda made=reference: made(noise, timestep)
             works[f"step {count}"] = lambda made=predict: made(noise, timestep)
         found = _by_turns(works, repeats)
         for count, target in TARGETS.items():
             whole = np.array(found[f"prepare {count}"]) + steps * np.array(found[f"step {count}"])
-            pairs = list(zip(whole, steps * np.array(found["plain"]), strict=True))
+            plain_step = np.array(found[f"plain {count}"])
+            pairs = list(zip(whole, steps * plain_step, strict=True))
             work = f"SPM sampling, {CLASSES} x {count:,} exemplars, {note}, 32 x 32, {steps} steps"
-            rows.append(Row.of_ratio(work, COMPOSED, pairs, target))
+            alone = np.median(found[f"attention {count}"] / plain_step)
+            reason = f"the attention alone takes {alone:.1%} of a plain step"
+            rows.append(Row.of_ratio(work, COMPOSED, pairs, target, reason=reason))
         if guidance == 1:
-            one_image = steps * np.array(found["plain"]) / len(labels)
+            one_image = steps * plain_step / len(labels)
             pairs = [(CLASSES * LARGEST * encoding, seconds) for seconds in one_image]
             work = f"encoding {CLASSES * LARGEST:,} exemplars of 32 x 32, once, scaled from 256"
             rows.append(Row.of_ratio(work, "sampling of one image, no guidance", pairs))
@@ -97,6 +102,16 @@ def _preparation(
     spm: SemiParametricDDPMPipeline, labels: list[int], count: int, guidance: float
 ) -> Callable[[], Callable[[Tensor, Tensor], Tensor]]:
     return lambda: spm.noise_predictor(labels, exemplars_per_class=count, guidance_scale=guidance)
+
+
+def _attention(spm: SemiParametricDDPMPipeline, count: int, images: int) -> Callable[[], object]:
+    """Return torch's attention, and nothing else, of as many images to so many exemplars of their classes."""
+    assert spm._bank is not None
+    _, heads, tokens, width = spm._bank.tokens.keys.shape
+    lengths = (images // CLASSES * tokens, 1 + count * tokens, 1 + count * tokens)
+    parts = [torch.randn(CLASSES, heads, length, width, device=spm.device) for length in lengths]
+    bias = torch.zeros(CLASSES, 1, 1, lengths[1], device=spm.device)
+    return lambda: F.scaled_dot_product_attention(*parts, attn_mask=bias)
 
 
 def _sampling_rows(config: RunConfig, data: IndexedImages, repeats: int) -> list[Row]:
