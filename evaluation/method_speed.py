@@ -87,7 +87,7 @@ DENOISERS: dict[str, dict[str, Any]] = {
 def method_rows(repeats: int) -> list[Row]:
     """Time a step of every method that takes steps, for classifiers and for denoisers."""
     network, noise = small_classifier(), noise_request()
-    repeats = min(repeats, 4)
+    repeats = min(repeats, 3)
     classifiers = [
         _timed(
             f"step of {name}, classifier",
