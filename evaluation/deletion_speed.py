@@ -127,7 +127,7 @@ def _built(data: IndexedImages) -> tuple[ExemplarStore, float]:
 
 
 def _in_memory(stores: Sequence[ExemplarStore], anew: Sequence[float], repeats: int) -> list[Deletions]:
-    """Time deletions from stores in memory, which take turns; the first dozen finds cold caches."""
+    """Time deletions from stores in memory, which take turns; the first few take longer."""
     counts = [len(store) for store in stores]
     sizes = [1] * (1 + IN_MEMORY * repeats) + [SEVERAL] * max(2, repeats // 3)
     requests = [_requests(store.ids, sizes) for store in stores]
