@@ -60,8 +60,7 @@ class Deletions:
         count: exemplars.
         place: where they are.
         anew: of making all of it anew.
-        first: of the first deletion.
-        taken: of each deletion after it, by the number of images.
+        taken: of each deletion but the first, by the number of images.
         reason: where the time of a deletion on disk goes.
         written: bytes that a deletion on disk writes, by the number of images.
     """
@@ -69,7 +68,6 @@ class Deletions:
     count: int
     place: Place
     anew: float
-    first: float
     taken: dict[int, list[float]]
     reason: str = ""
     written: Mapping[int, int] = field(default_factory=dict)
@@ -80,12 +78,12 @@ def deletion_rows(repeats: int) -> list[Row]:
     encoding = _encoding_seconds(repeats)
     stores, anew = zip(*(_built(noise_images(count)) for count in (SMALL, LARGE)), strict=True)
     on_disk = [_on_disk(store, repeats) for store in stores]
-    in_memory = _in_memory(stores, anew, repeats)
+    in_memory, firsts = _in_memory(stores, anew, repeats)
     rows: list[Row] = []
-    for store, memory, disk in zip(stores, in_memory, on_disk, strict=True):
+    for store, memory, first, disk in zip(stores, in_memory, firsts, on_disk, strict=True):
         rows += [*_rows_of(memory, encoding), *_rows_of(disk, encoding)]
         work = f"first deletion from {memory.count:,} exemplars in memory"
-        rows.append(Row.of(work, "hashes the ids of all, once", [1000 * memory.first], " ms"))
+        rows.append(Row.of(work, "hashes the ids of all, once", [1000 * first], " ms"))
         looking = 1000 * seconds_of(partial(getattr, store, "images"))
         work = f"first look at {memory.count:,} exemplars after deletions in memory"
         rows.append(Row.of(work, "closes the gaps, once", [looking], " ms"))
@@ -126,34 +124,35 @@ def _built(data: IndexedImages) -> tuple[ExemplarStore, float]:
     return built[0], hashing + building
 
 
-def _in_memory(stores: Sequence[ExemplarStore], anew: Sequence[float], repeats: int) -> list[Deletions]:
-    """Time deletions from stores in memory, which take turns; the first few take longer."""
+def _in_memory(
+    stores: Sequence[ExemplarStore], anew: Sequence[float], repeats: int
+) -> tuple[list[Deletions], list[float]]:
+    """Time deletions from stores in memory, which take turns, and, apart from them, the first of each."""
     counts = [len(store) for store in stores]
     sizes = [1] * (1 + IN_MEMORY * repeats) + [SEVERAL] * max(2, repeats // 3)
-    requests = [_requests(store.ids, sizes) for store in stores]
-    timed = _timed([store.delete for store in stores], requests)
-    return [
-        Deletions(count, "in memory", seconds, first, taken)
-        for count, seconds, (first, taken) in zip(counts, anew, timed, strict=True)
-    ]
+    first, *turns = zip(*(_requests(store.ids, sizes) for store in stores), strict=True)
+    deletes = [store.delete for store in stores]
+    firsts = [seconds_of(partial(delete, one)) for delete, one in zip(deletes, first, strict=True)]
+    found = zip(counts, anew, _timed(deletes, turns), strict=True)
+    return [Deletions(count, "in memory", seconds, taken) for count, seconds, taken in found], firsts
 
 
 def _on_disk(store: ExemplarStore, repeats: int) -> Deletions:
     """Time deletions from a run on disk: shards, receipt and ledger, flushed; and writing all shards."""
-    sizes = [1] * (repeats + 2) + [SEVERAL] * max(2, repeats // 3)
-    watched, *requests, one, several = _requests(store.ids, [1, *sizes, 1, SEVERAL])
+    sizes = [1] * (repeats + 1) + [SEVERAL] * max(2, repeats // 3)
+    first, *requests, one, several = _requests(store.ids, [1, *sizes, 1, SEVERAL])
     with scratch_folder() as scratch:
         runs: list[RunFolder] = []
         anew = seconds_of(lambda: runs.append(run_of(store, scratch / "run")))
         with _flushes() as waited:
-            forget(runs[0], watched)
-        ((first, taken),) = _timed([partial(forget, runs[0])], [requests])
+            forget(runs[0], first)
+        (taken,) = _timed([partial(forget, runs[0])], [(request,) for request in requests])
         written = {len(request): _written(runs[0], request) for request in (one, several)}
     reason = (
         f"a thousandth is {anew:.2g} ms, and a deletion waits for {len(waited)} flushes to the disk of "
         f"{1000 * float(np.median(waited)):.2g} ms each"
     )
-    return Deletions(len(store), "on disk", anew, first, taken, reason, written)
+    return Deletions(len(store), "on disk", anew, taken, reason, written)
 
 
 def _written(run: RunFolder, request: ForgetSet) -> int:
@@ -196,15 +195,14 @@ def _requests(ids: np.ndarray, sizes: Sequence[int]) -> list[ForgetSet]:
 
 
 def _timed(
-    deletes: Sequence[Callable[[ForgetSet], object]], requests: Sequence[Sequence[ForgetSet]]
-) -> list[tuple[float, dict[int, list[float]]]]:
-    """Return, per store, the seconds of the first deletion and, by size, of the others; stores take turns."""
-    firsts = [seconds_of(partial(delete, each[0])) for delete, each in zip(deletes, requests, strict=True)]
+    deletes: Sequence[Callable[[ForgetSet], object]], turns: Sequence[Sequence[ForgetSet]]
+) -> list[dict[int, list[float]]]:
+    """Return the seconds of deletions by their size, for each store; in each turn all stores have one."""
     taken: list[dict[int, list[float]]] = [{} for _ in deletes]
-    for turn in zip(*(each[1:] for each in requests), strict=True):
+    for turn in turns:
         for delete, request, seconds in zip(deletes, turn, taken, strict=True):
             seconds.setdefault(len(request), []).append(seconds_of(partial(delete, request)))
-    return list(zip(firsts, taken, strict=True))
+    return taken
 
 
 @torch.no_grad()

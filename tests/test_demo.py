@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command_line import TINY_OVERRIDES
+from command_line import TINY_OVERRIDES, works
 
 from gen_unlearn.commands.demo import SINGLE_IMAGES, demo_config, run_demo
 from gen_unlearn.commands.forget import forget
@@ -124,6 +124,13 @@ def test_running_it_again_repeats_nothing(finished: Path, config: RunConfig, tmp
     assert {name: first[name] for name in first.keys() - timed} == {
         name: json.loads(json.dumps(summary))[name] for name in summary.keys() - timed
     }
+
+
+def test_the_command_prints_the_summary_that_it_writes(finished: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    summary = works("demo", "--out", out, *(word for value in SMALL for word in ("--set", value)))
+    assert json.loads((out / "summary.json").read_text(encoding="utf-8")) == summary
+    assert summary["recipe_digest"] == json.loads((finished / "summary.json").read_text())["recipe_digest"]
 
 
 def test_a_demo_stopped_between_its_two_deletions_makes_the_second(
